@@ -1,10 +1,11 @@
 """How the documentation site is made: `sphinx-build -W --keep-going -q -c docs nbs _docs`."""
-import sys
+import sys, warnings
 from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root), str(root/'docs')]
+warnings.filterwarnings('ignore', category=FutureWarning, module='torch')  # what fastai's imports use of it
 cfg = ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
@@ -24,7 +25,7 @@ myst_heading_anchors = 4
 add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
-toc_object_entries_show_parents = 'hide'
+toc_object_entries = False  # the headings name them
 modindex_common_prefix = [f'{cfg["lib_path"]}.']
 
 html_theme = 'sphinx_book_theme'

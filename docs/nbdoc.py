@@ -15,7 +15,8 @@ cfg = get_config(path=Path(__file__).resolve().parent.parent)
 pkg = cfg.lib_path.name
 modidx = import_module(f'{pkg}._modidx').d['syms']
 syms = {(mod, k[len(mod)+1:]) for mod, d in modidx.items() for k in d}
-local = {s: (mod, nm) for mod, nm in sorted(syms) if not re.search(r'(^|\.)_', nm) for s in (nm, f'{mod}.{nm}')}
+by_rank = sorted(syms, key=lambda o: (o[0] != f'{pkg}.cli', o))  # of two with one name, the command's gives way
+local = {s: (mod, nm) for mod, nm in by_rank if not re.search(r'(^|\.)_', nm) for s in (nm, f'{mod}.{nm}')}
 others = NbdevLookup(strip_libs=('fastai', 'fastcore'))
 empty = inspect.Parameter.empty
 defs = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
@@ -55,7 +56,7 @@ def api(mod, name, skip=(), depth=0):
     f = getattr(o, 'fget', None) or getattr(o, 'func', None) if kind == 'property' else getattr(o, '__func__', o)
     doc = inspect.cleandoc(f.__doc__ or '')
     opts, sig = [f':module: {mod}'], '' if kind == 'property' else signature(f)
-    if kind == 'property' and (returns := anno(inspect.signature(f).return_annotation)) is not empty: opts.append(f':type: {returns}')
+    if kind == 'property' and (returns := anno(inspect.signature(f).return_annotation)) is not empty: opts.append(f':type: {json.dumps(returns)}')
     if kind in ('classmethod', 'staticmethod'): opts.append(f':{kind}:')
     body = ['' if doc.startswith(f'{name}(') else doc, '\n'.join(fields(f, kind))]  # a dataclass has its signature as docstring
     if kind == 'class':
@@ -67,7 +68,7 @@ def api(mod, name, skip=(), depth=0):
 def constant(mod, name, value, comment):
     "Directive for the public constant `name`, with its value where that is short"
     value = ' '.join(value.split())
-    return f'::::{{py:data}} {name}\n:module: {mod}\n' + (f':value: {value}\n' if len(value) < 90 else '') + f'\n{link(comment)}\n::::'
+    return f'::::{{py:data}} {name}\n:module: {mod}\n' + (f':value: {json.dumps(value, ensure_ascii=False)}\n' if len(value) < 90 else '') + f'\n{link(comment)}\n::::'
 
 def find_source(app, mod):
     "For sphinx.ext.viewcode, which does not know `@patch`"
@@ -144,7 +145,7 @@ def entries(c, d, mod, shown):
     if d.keys() & {'export', 'exports'}:
         for o in constants(c): yield constant(mod, *o)
         for nm in exported(c):
-            if '.' in nm or nm not in shown: yield api(*local.get(nm, (mod, nm)), skip=shown)
+            if '.' in nm or nm not in shown: yield api(*((mod, nm) if (mod, nm) in syms else local.get(nm, (mod, nm))), skip=shown)
     if m := re.match(r'show_doc\(([\w.]+)', c.source): yield api(*local.get(m[1], (mod, m[1])), skip=shown)
 
 def convert(nb):

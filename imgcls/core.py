@@ -90,7 +90,7 @@ def _parents(path):
             except OSError: break
         raise
 
-# %% ../nbs/api/00_core.ipynb #e4e89d4a
+# %% ../nbs/api/00_core.ipynb #e6ca76f9
 @contextmanager
 def atomic_file(
     path:str|Path, # the file to write; it is replaced if it exists
@@ -102,7 +102,7 @@ def atomic_file(
     if path.is_dir(): raise IsADirectoryError(f"Can't write the file '{path}': there is a folder of that name. Choose another name.")
     temp = _temp_beside(path)
     with _parents(path):
-        try: f = open(temp, mode) if 'b' in mode else open(temp, mode, encoding='utf-8', newline='\n')
+        try: f = open(temp, mode) if 'b' in mode else open(temp, mode, encoding='utf-8', errors='backslashreplace', newline='\n')
         except OSError as e: raise _cannot_write(path, e) from e
         try:
             with f:
@@ -183,7 +183,7 @@ def cache_folder()->Path: # `$IMGCLS_CACHE`, or `imgcls` in the cache folder of 
     else: base, default = os.environ.get('XDG_CACHE_HOME', ''), '.cache'
     return (Path(base) if os.path.isabs(base) else Path.home()/default)/'imgcls'
 
-# %% ../nbs/api/00_core.ipynb #4b0cb1d4
+# %% ../nbs/api/00_core.ipynb #e23b1880
 def _in_notebook():
     ipython = sys.modules.get('IPython')
     shell = ipython.get_ipython() if ipython else None
@@ -199,9 +199,12 @@ def progress(
     notebook = _in_notebook()
     if not (notebook or (sys.stderr is not None and sys.stderr.isatty())): return iter(items)
     from importlib.util import find_spec
-    if notebook and find_spec('ipywidgets'): from tqdm.notebook import tqdm
+    widget = notebook and find_spec('ipywidgets') is not None
+    if widget: from tqdm.notebook import tqdm
     else: from tqdm.std import tqdm
-    return iter(tqdm(items, total=total, desc=label or None, delay=0.5, leave=False, dynamic_ncols=True))
+    cols, lines = shutil.get_terminal_size()  # 80 × 24 for a terminal that doesn't know its size, where tqdm by itself shows nothing
+    room = {} if widget else dict(ncols=cols - 1, nrows=lines)
+    return iter(tqdm(items, total=total, desc=label or None, delay=0.5, leave=False, **room))
 
 # %% ../nbs/api/00_core.ipynb #a5f89dec
 def figure(

@@ -45,15 +45,18 @@ class ImageError(DataError):
         "The reason with its details, without the file."
         return f'{self.reason}: {self.details}' if self.details else self.reason
 
-# %% ../nbs/api/02_images.ipynb #72d17d49
-_formats = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM', 'ICO', 'ICNS', 'PCX', 'PSD', 'QOI', 'SGI', 'SUN', 'DDS', 'XBM')
+# %% ../nbs/api/02_images.ipynb #1061eea1
+_formats = ('JPEG', 'PNG', 'GIF', 'BMP', 'DIB', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'PPM', 'ICO', 'ICNS',
+            'PCX', 'PSD', 'QOI', 'SGI', 'SUN', 'DDS', 'XBM')
 _signatures = (b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'BM', b'II*\0', b'MM\0*', b'RIFF', b'\0\0\0\x0cjP', b'8BPS', b'qoif')
-_others = {b'<!doctype html': 'a web page', b'<html': 'a web page', b'<?xml': 'XML, perhaps SVG', b'<svg': 'an SVG drawing', b'%pdf': 'a PDF document', b'pk\3\4': 'a ZIP archive',
+_others = {b'<!doctype html': 'a web page', b'<html': 'a web page', b'<?xml': 'XML, perhaps SVG', b'<svg': 'an SVG drawing',
+           b'%pdf': 'a PDF document', b'pk\3\4': 'a ZIP archive',
            b'{': 'JSON', b'version https://git-lfs': 'a pointer of Git LFS; run `git lfs pull`'}
 
 def _looks_like(head):
     "What the first bytes of a file that is no image look like, or ''"
-    if head[4:8] == b'ftyp' and head[8:12] in (b'heic', b'heix', b'mif1', b'msf1', b'hevc'): return 'it is a HEIC photo; convert it to JPEG, or register pillow-heif'
+    if head[4:8] == b'ftyp' and head[8:12] in (b'heic', b'heix', b'mif1', b'msf1', b'hevc'):
+        return 'it is a HEIC photo; convert it to JPEG, or register pillow-heif'
     start = head.lstrip(b'\xef\xbb\xbf \t\r\n').lower()
     return next((f'it looks like {o}' for sig,o in _others.items() if start.startswith(sig)), '')
 
@@ -85,8 +88,9 @@ def _decode_reason(exc, fp):
     if 'truncated' in text.lower() or known and _is_cut(head, tail, size): return 'truncated', text
     return 'damaged', text
 
-# %% ../nbs/api/02_images.ipynb #87f60c65
-_errnos = {errno.ENOENT: 'missing', errno.ENOTDIR: 'missing', errno.ENAMETOOLONG: 'missing', errno.EACCES: 'permission', errno.EPERM: 'permission', errno.ELOOP: 'broken link'}
+# %% ../nbs/api/02_images.ipynb #5bc1b533
+_errnos = {errno.ENOENT: 'missing', errno.ENOTDIR: 'missing', errno.ENAMETOOLONG: 'missing',
+           errno.EACCES: 'permission', errno.EPERM: 'permission', errno.ELOOP: 'broken link'}
 
 def _file_error(path, e):
     "The `ImageError` for what the file system says"
@@ -124,16 +128,17 @@ def _header(fp, name):
     with _reasons(fp, name): return Image.open(fp, formats=_known_formats())
 
 def _check_pixels(img, name, max_pixels):
-    if img.width*img.height > max_pixels: raise ImageError(name, 'too many pixels', f'{img.width} × {img.height}, more than max_pixels={max_pixels:,}')
+    if img.width*img.height > max_pixels:
+        raise ImageError(name, 'too many pixels', f'{img.width} × {img.height}, more than max_pixels={max_pixels:,}')
 
-# %% ../nbs/api/02_images.ipynb #5381621f
-_turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+# %% ../nbs/api/02_images.ipynb #e3056742
+_turns = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 def _orientation(img):
     "EXIF orientation, 1 to 8; 1 where there is none, or a broken one"
     try: res = img.getexif().get(0x0112, 1)
-    except Exception: return 1  # a broken tag raises anything, and is no reason to lose the image
+    except Exception: return 1  # noqa: BLE001, a broken tag raises anything, and is no reason to lose the image
     return res if isinstance(res, int) and res in _turns else 1
 
 # %% ../nbs/api/02_images.ipynb #4373db03
@@ -152,10 +157,11 @@ def _to_rgb(img):
         return Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img).convert('RGB')
     return img.convert('RGB')
 
-# %% ../nbs/api/02_images.ipynb #9b36644b
+# %% ../nbs/api/02_images.ipynb #58f2b3b1
 def _from_array(values):
     "A uint8 array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) as a Pillow image"
-    if values.dtype != np.uint8: raise ValueError(f'an image array must hold uint8 from 0 to 255, got {values.dtype}; scale it first, as in `(x*255).astype("uint8")`')
+    if values.dtype != np.uint8:
+        raise ValueError(f'an image array must hold uint8 from 0 to 255, got {values.dtype}; scale it first, as in `(x*255).astype("uint8")`')
     if values.ndim == 3 and values.shape[2] == 1: values = values[..., 0]
     if not (values.ndim == 2 or values.ndim == 3 and values.shape[2] in (3, 4)) or not values.size:
         raise ValueError(f'an image array must have the shape (height, width) or (height, width, 3), got {values.shape}')
@@ -163,6 +169,7 @@ def _from_array(values):
 
 def _upright(img):
     "RGB, turned as its EXIF tag says, without metadata"
+    img.load()  # Pillow turns a TIFF by itself when it is loaded, and takes the tag away
     turn = _turns.get(_orientation(img))
     res = _to_rgb(img)
     if turn is not None: res = res.transpose(turn)
@@ -176,11 +183,10 @@ def _read(fp, name, short_side, max_pixels):
     _check_pixels(img, name, max_pixels)
     with _reasons(fp, name):
         if short_side: img.draft(None, (short_side, short_side))
-        img.load()
         return _upright(img)
 
 def open_image(
-    source:str|Path|bytes|Image.Image|np.ndarray, # Path, the bytes of a file, an open binary file, a Pillow image, or a uint8 array (h, w) or (h, w, 3)
+    source:str|Path|bytes|Image.Image|np.ndarray, # Path, bytes or open binary file, Pillow image, or uint8 array (h, w) or (h, w, 3)
     *,
     short_side:int|None=None, # Decode a JPEG smaller, but with a short side of at least this many pixels
     max_pixels:int=178_956_970, # Refuse files with more pixels than this
@@ -193,7 +199,9 @@ def open_image(
         with _open_file(os.fspath(source)) as fp: return _read(fp, os.fspath(source), short_side, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)): source, name = io.BytesIO(source), '<bytes>'
     elif hasattr(source, 'read') and isinstance(source.read(0), bytes): name = str(getattr(source, 'name', '<file>'))
-    else: raise TypeError(f'an image must be a path, bytes, a file opened in binary mode, a Pillow image or an array, got {type(source).__name__}')
+    else:
+        raise TypeError('an image must be a path, bytes, a file opened in binary mode, a Pillow image or an array, '
+                        f'got {type(source).__name__}')
     if not source.seekable(): source = io.BytesIO(source.read())
     return _read(source, name, short_side, max_pixels)
 

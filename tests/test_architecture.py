@@ -346,7 +346,7 @@ def telling(text): return [f'{k}: {m[0]!r}' for k, v in unwanted.items() for m i
 
 def test_tracked_text():
     "No path of the machine that made it, no package index, no note to oneself"
-    bad = {short(p): found for p in tracked() if (found := telling(re.sub(r'"image/png": *"[^"]*"', '', p.read_text(encoding='utf-8', errors='replace'))))}
+    bad = {short(p): found for p in tracked() if (found := telling(re.sub(r'"image/(png|jpeg)": *"[^"]*"', '', p.read_text(encoding='utf-8', errors='replace'))))}
     fine(bad.items())
 
 

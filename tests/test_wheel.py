@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from project import cfg, nbs_folder, notebooks, pkg, root
 
-not_project = shutil.ignore_patterns('.*', '_docs', '_proc', 'build', 'dist', '*.egg-info', '__pycache__')
+not_project = shutil.ignore_patterns('.*', '_docs', '_proc', 'build', 'dist', '*.egg-info', '__pycache__', 'imgcls-*')
 travelling = [o.relative_to(nbs_folder).as_posix() for folder in ('tutorials', 'explanations') for o in notebooks(folder)]
 with_fastai = [o.stem for o in notebooks('api') if re.search(r'"(from|import) fastai', o.read_text(encoding='utf-8'))]
 

@@ -60,9 +60,9 @@ def output(o, name, files):
     "One output as Markdown; a picture is added to `files`"
     data, text = o.get('data', {}), ''.join
     if o.output_type == 'stream': return '' if o.name == 'stderr' else f'```text\n{text(o.text).rstrip()}\n```'
-    if 'image/png' in data:
-        files[pictures/f'{name}.png'] = base64.b64decode(text(data['image/png']))
-        return f'![made by the code above]({(pictures/name).relative_to(root).as_posix()}.png)'
+    if kind := next((o for o in ('png', 'jpeg') if f'image/{o}' in data), None):
+        files[pictures/f'{name}.{kind}'] = base64.b64decode(text(data[f'image/{kind}']))
+        return f'![made by the code above]({(pictures/name).relative_to(root).as_posix()}.{kind})'
     if '<table' in (html := text(data.get('text/html', ''))): return Table(html).markdown()
     if 'text/markdown' in data: return markdown(text(data['text/markdown']))
     return f'```text\n{text(data["text/plain"]).rstrip()}\n```' if 'text/plain' in data else ''
@@ -83,7 +83,7 @@ def readme(cells):
 def main():
     files = readme(read_nb(nbs/cfg.readme_nb).cells)
     stale = [p for p, b in files.items() if not p.exists() or p.read_bytes() != b]
-    gone = [p for p in pictures.glob('*.png') if p not in files]
+    gone = [p for p in pictures.glob('*.*') if p not in files]
     if '--check' not in sys.argv:
         for p in stale:
             p.parent.mkdir(parents=True, exist_ok=True)

@@ -22,12 +22,16 @@ log = logging.getLogger('imgcls')
 # %% auto #0
 __all__ = ['log', 'split_table', 'image_table', 'set_aside', 'table_counts', 'table_root', 'check_table']
 
-# %% ../../nbs/api/11_data.tables.ipynb #00620b2b
-_not_images = set('''txt csv tsv json jsonl md rst html htm css js xml yaml yml toml ini cfg log doc docx odt xls xlsx ods ppt pptx py pyc ipynb sh bat c cpp java r m
-    zip tar gz tgz bz2 xz 7z rar iso mat npy npz pkl pickle pt pth safetensors onnx h5 hdf5 parquet feather arrow db sqlite lmdb mdb lock rec idx tfrecord bin
-    mp4 avi mov mkv webm m4v mpg mpeg wmv mp3 wav flac ogg m4a aac url lnk exe dll so aae xmp thm part crdownload tmp bak md5 sha256 torrent'''.split())
-_not_image_names = {'thumbs.db', 'desktop.ini', 'icon\r', 'license', 'licence', 'readme', 'notice', 'copying', 'authors', 'changelog', 'makefile', 'dockerfile', 'checksums', '__macosx', '@eadir'}
-_image_suffixes = set('.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .avif .jp2 .j2k .ppm .pgm .pbm .pnm .ico .pcx .psd .qoi .dds .xbm'.split())
+# %% ../../nbs/api/11_data.tables.ipynb #26669736
+_not_images = set('''txt csv tsv json jsonl md rst html htm css js xml yaml yml toml ini cfg log
+    doc docx odt xls xlsx ods ppt pptx py pyc ipynb sh bat c cpp java r m zip tar gz tgz bz2 xz 7z rar iso mat npy npz pkl pickle pt pth safetensors
+    onnx h5 hdf5 parquet feather arrow db sqlite lmdb mdb lock rec idx tfrecord bin
+    mp4 avi mov mkv webm m4v mpg mpeg wmv mp3 wav flac ogg m4a aac url lnk exe dll
+    so aae xmp thm part crdownload tmp bak md5 sha256 torrent'''.split())
+_not_image_names = {'thumbs.db', 'desktop.ini', 'icon\r', 'license', 'licence', 'readme', 'notice', 'copying',
+                    'authors', 'changelog', 'makefile', 'dockerfile', 'checksums', '__macosx', '@eadir'}
+_image_suffixes = set('''.jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .avif .jp2 .j2k
+    .ppm .pgm .pbm .pnm .ico .pcx .psd .qoi .dds .xbm'''.split())
 
 def _scan(folder, prefix='', above=()):
     "Yield (path relative to the first folder, is it passed over?) of all files below `folder`"
@@ -45,9 +49,13 @@ def _scan(folder, prefix='', above=()):
 def _list_files(root):
     "Sorted paths, relative to `root`, of the files that should be images"
     try: found = list(_scan(root))
-    except PermissionError as e: raise PermissionError(f"Can't look into the folder `{e.filename}`: permission denied. Make it readable (`chmod -R u+rX`), or move it away.") from e
+    except PermissionError as e:
+        raise PermissionError(f"Can't look into the folder `{e.filename}`: permission denied. "
+                              'Make it readable (`chmod -R u+rX`), or move it away.') from e
     passed = Counter(Path(o).suffix.lower() or o.rpartition('/')[2] for o,skip in found if skip)
-    if passed: log.info('%d files in `%s` are no images by their name and are passed over: %s', passed.total(), root, shorten(f'{k} ({n})' for k,n in passed.most_common()))
+    if passed:
+        log.info('%d files in `%s` are no images by their name and are passed over: %s', passed.total(), root,
+                 shorten(f'{k} ({n})' for k,n in passed.most_common()))
     return sorted((o for o,skip in found if not skip), key=lambda o: (normalize('NFC', o), o))
 
 def _check_folder(source):
@@ -55,11 +63,12 @@ def _check_folder(source):
     if not isinstance(source, (str, os.PathLike)): raise TypeError(f'`source` must be the path of a folder, got {type(source).__name__}')
     root = Path(os.path.abspath(Path(source).expanduser()))
     if root.is_dir(): return root
-    if not os.path.lexists(root): raise FileNotFoundError(f'There is no folder `{root}`. Check the path; a relative one is seen from `{os.getcwd()}`.')
+    if not os.path.lexists(root):
+        raise FileNotFoundError(f'There is no folder `{root}`. Check the path; a relative one is seen from `{os.getcwd()}`.')
     raise DataError(f'`{root}` is a file, and a folder of images was expected. Unpack it if it is an archive, and give the folder.')
 
-# %% ../../nbs/api/11_data.tables.ipynb #3d3e6e8f
-_splits = {'train': 'train', 'training': 'train', 'valid': 'valid', 'validation': 'valid', 'val': 'valid', 'test': 'test', 'testing': 'test'}
+# %% ../../nbs/api/11_data.tables.ipynb #f300b211
+_splits = dict(train='train', training='train', valid='valid', validation='valid', val='valid', test='test', testing='test')
 
 def _split_folders(paths, root):
     "The split of each path by its first folder, or None if the folders aren't splits"
@@ -69,18 +78,23 @@ def _split_folders(paths, root):
     if 'train' in kinds and not others: return [_splits[o.partition('/')[0].lower()] if '/' in o else None for o in paths]
     if len(kinds) > 1:
         what = f'other folders ({shorten(others)})' if others else 'no folder `train`'
-        raise DataError(f'`{root}` has folders for splits ({", ".join(named)}) and {what}. Move things so that there are only folders of splits, one of them `train`, or only of classes.')
+        raise DataError(f'`{root}` has folders for splits ({", ".join(named)}) and {what}. '
+                        'Move things so that there are only folders of splits, one of them `train`, or only of classes.')
 
 def _folder_labels(paths, root):
     labels = [o.partition('/')[0] if '/' in o else None for o in paths]
-    if not any(labels): raise DataError(f'{len(paths):,} files lie directly in `{root}` ({shorten(paths)}), without a folder for each class. '
-                                        r"Make those folders, or say how the class follows from the name, as in label=r'^(.+)_\d+\.jpg$'.")
+    if not any(labels):
+        raise DataError(f'{len(paths):,} files lie directly in `{root}` ({shorten(paths)}), without a folder for each class. '
+                        r"Make those folders, or say how the class follows from the name, as in label=r'^(.+)_\d+\.jpg$'.")
     return labels
 
 def _regex_labels(paths, pattern):
     try: regex = re.compile(pattern)
-    except re.error as e: raise ValueError(f"`label` must be 'folder', a function or a regular expression; {pattern!r} is none: {e}.") from e
-    if regex.groups != 1: raise ValueError(rf"`label` must be 'folder', a function, or a regular expression with one group in parentheses, as in '^(.+)_\d+\.jpg$'; {pattern!r} has {regex.groups}.")
+    except re.error as e:
+        raise ValueError(f"`label` must be 'folder', a function or a regular expression; {pattern!r} is none: {e}.") from e
+    if regex.groups != 1:
+        raise ValueError("`label` must be 'folder', a function, or a regular expression with one group in parentheses, "
+                         rf"as in '^(.+)_\d+\.jpg$'; {pattern!r} has {regex.groups}.")
     return [m and m[1] for m in (regex.search(o.rpartition('/')[2]) for o in paths)]
 
 def _called_labels(paths, root, func):
@@ -97,13 +111,17 @@ def _labels(paths, inner, root, label):
     else:
         labels = _regex_labels(paths, label)
         bad = [o for o,l in zip(paths, labels) if not l and Path(o).suffix.lower() in _image_suffixes]
-        if bad: raise DataError(f'{len(bad):,} of {len(paths):,} names do not match label={label!r}: {shorten(bad)}. Correct the expression, or move these files away.')
+        if bad:
+            raise DataError(f'{len(bad):,} of {len(paths):,} names do not match label={label!r}: {shorten(bad)}. '
+                            'Correct the expression, or move these files away.')
     return [o or '' for o in labels]
 
-# %% ../../nbs/api/11_data.tables.ipynb #194eae2c
+# %% ../../nbs/api/11_data.tables.ipynb #035b5c96
 def _check_columns(table, *names):
     missing = [o for o in names if o not in table]
-    if missing: raise DataError(f'the table has no column {", ".join(map(repr, missing))}; it has {", ".join(map(repr, table.columns))}. Make it with `image_table`.')
+    if missing:
+        raise DataError(f'the table has no column {", ".join(map(repr, missing))}; it has {", ".join(map(repr, table.columns))}. '
+                        'Make it with `image_table`.')
 
 def _usable(table):
     return table[table['error'] == ''] if 'error' in table else table
@@ -114,9 +132,10 @@ def _draw(seed, path):
 
 def _quota(n, valid, test):
     "How many of `n` images of a class go to test and to valid"
-    n_test = min(max(round(n*test), test > 0), max(n-1, 0))
-    n_valid = min(max(round(n*valid), valid > 0), max(n-1, 0))
-    if n_test + n_valid >= n: n_test = max(n-1-n_valid, 0)
+    n_test, n_valid = max(round(n*test), test > 0), max(round(n*valid), valid > 0)
+    while n_test + n_valid >= n and n_test + n_valid:  # one is left for train; who got most beyond its share gives it
+        if n_test - n*test >= n_valid - n*valid and n_test: n_test -= 1
+        else: n_valid -= 1
     return n_test, n_valid
 
 def split_table(
@@ -140,14 +159,15 @@ def split_table(
         split[rows[n_test:n_test+n_valid]] = 'valid'
     return table.assign(split=split)
 
-# %% ../../nbs/api/11_data.tables.ipynb #e6410a3a
+# %% ../../nbs/api/11_data.tables.ipynb #31568782
 def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _probe(root, path, verify):
     if verify: return probe_image(root/path, decode=verify == 'decode')
     known = os.path.splitext(path)[1].lower() in _image_suffixes
-    return dict(width=0, height=0, mode='', error='' if known else 'not an image: its extension is not known, and verify=None looks no further')
+    return dict(width=0, height=0, mode='',
+                error='' if known else 'not an image: its extension is not known, and verify=None looks no further')
 
 def _probe_all(root, paths, verify):
     "What `probe_image` says of each file, with as many threads as there are cores"
@@ -162,14 +182,14 @@ def _reason_counts(table):
     groups = table.groupby(table['error'].str.partition(':')[0])['path']
     return ', '.join(f'{reason} {len(o):,} ({shorten(o)})' for reason,o in groups)
 
-def _set_splits(table, found, split, valid, seed):
+def _set_splits(table, found, split, **draw):
     "The table with its column `split`, from folders (`found`, or None) or at random"
     if split is None: return table.assign(split='train')
-    if found is None or split == 'random': return split_table(table, valid=valid, seed=seed)
+    if found is None or split == 'random': return split_table(table, **draw)
     table = table.assign(split=[o or 'train' for o in found])
     if 'valid' not in found:
         train = table['split'] == 'train'
-        table.loc[train, 'split'] = split_table(table[train], valid=valid, seed=seed)['split']
+        table.loc[train, 'split'] = split_table(table[train], **draw)['split']
     return table
 
 def image_table(
@@ -180,7 +200,7 @@ def image_table(
     valid:float=0.2, # Share of each class that is drawn for validation, if it is drawn
     seed:int=42, # Another seed draws another split
     verify:str|None='decode', # 'decode', 'header' or None
-)->pd.DataFrame: # Columns `path` (relative, with forward slashes), `label`, `split`, `width`, `height`, `mode`, `error`; the folder is in `.attrs['root']`
+)->pd.DataFrame: # Columns `path` (relative, POSIX), `label`, `split`, `width`, `height`, `mode`, `error`; the folder is in `.attrs['root']`
     "A table of the images in a folder, one row each, sorted by path, with labels, splits, sizes, and what is wrong with them."
     check_option('split', split, ('auto', 'random', None)); check_option('verify', verify, ('decode', 'header', None))
     root = _check_folder(source)
@@ -189,14 +209,15 @@ def image_table(
     found = _split_folders(paths, root)
     inner = [o.partition('/')[2] if s else o for o,s in zip(paths, found)] if found else paths
     labels = _labels(paths, inner, root, label)
-    table = pd.DataFrame(dict(path=paths, label=labels, split='train')).join(pd.DataFrame(_probe_all(root, paths, verify))[['width', 'height', 'mode', 'error']])
+    probed = pd.DataFrame(_probe_all(root, paths, verify))[['width', 'height', 'mode', 'error']]
+    table = pd.DataFrame(dict(path=paths, label=labels, split='train')).join(probed)
     outside = np.array([o is None for o in found]) if found else False
     table.loc[(table['error'] == '') & outside, 'error'] = 'no split: it lies beside the folders of the splits'
     table.loc[(table['error'] == '') & (table['label'] == ''), 'error'] = 'no label'
     bad = table[table['error'] != '']
     if len(bad) == len(table): raise DataError(f'none of the {len(table):,} files in `{root}` can be used: {_reason_counts(bad)}.')
     if len(bad): log.warning('%d of %d files in `%s` cannot be used and are set aside: %s', len(bad), len(table), root, _reason_counts(bad))
-    table = _set_splits(table, found, split, valid, seed)
+    table = _set_splits(table, found, split, valid=valid, seed=seed)
     table.attrs['root'] = str(root)
     return table
 
@@ -221,24 +242,28 @@ def table_counts(
     counts.loc['total'] = counts.sum()
     return counts.rename_axis('class').rename_axis(None, axis=1)
 
-# %% ../../nbs/api/11_data.tables.ipynb #58552539
+# %% ../../nbs/api/11_data.tables.ipynb #4f3f2c2c
 def table_root(
     table:pd.DataFrame, # From `image_table`
 )->Path: # The folder to which the column `path` is relative
     "The folder of a table's images."
     root = table.attrs.get('root')
-    if root is None: raise DataError("the table doesn't know its folder any more (some operations of pandas lose it). Say it again: table.attrs['root'] = 'folder'.")
+    if root is None:
+        raise DataError("the table doesn't know its folder any more (some operations of pandas lose it). "
+                        "Say it again: table.attrs['root'] = 'folder'.")
     return Path(root)
 
-# %% ../../nbs/api/11_data.tables.ipynb #493fef1b
+# %% ../../nbs/api/11_data.tables.ipynb #80944360
 def _check_classes(usable):
     counts = usable['label'].value_counts().sort_index()
     if len(counts) < 2:
         deeper = usable['path'].str.count('/').min() > 1
         raise DataError(f'there is only one class, `{counts.index[0]}`, and a classifier needs at least two. ' +
-                        (f'If the classes are one folder further down, give that folder.' if deeper else 'Add a folder of images for another class.'))
+                        ('If the classes are one folder further down, give that folder.' if deeper else 'Add a folder of images for another class.'))
     single = counts.index[counts == 1]
-    if len(single): raise DataError(f'{"classes" if len(single) > 1 else "a class"} with only one image: {shorten(single)}. Each needs at least two, one to learn from and one to check with; add some, or take the class away.')
+    if len(single):
+        raise DataError(f'{"classes" if len(single) > 1 else "a class"} with only one image: {shorten(single)}. Each needs at least two, '
+                        'one to learn from and one to check with; add some, or take the class away.')
 
 def check_table(
     table:pd.DataFrame, # With columns `path`, `label`, `split` and maybe `error`
@@ -253,5 +278,9 @@ def check_table(
     if unknown: raise DataError(f"the column `split` may hold 'train', 'valid' and 'test', and holds {shorten(unknown)}.")
     for split in ('valid', 'test'):
         absent = sorted(classes.get(split, set()) - classes.get('train', set()))
-        if absent: raise DataError(f'{"classes" if len(absent) > 1 else "a class"} only in {split}, with nothing in train to learn from: {shorten(absent)}. Move images to train, or draw the split again with `split_table`.')
-    if 'valid' not in classes: raise DataError('there are no images for validation, so nothing could be said about the result. Draw some with `split_table(table, valid=0.2)`.')
+        if absent:
+            raise DataError(f'{"classes" if len(absent) > 1 else "a class"} only in {split}, with nothing in train to learn from: '
+                            f'{shorten(absent)}. Move images to train, or draw the split again with `split_table`.')
+    if 'valid' not in classes:
+        raise DataError('there are no images for validation, so nothing could be said about the result. '
+                        'Draw some with `split_table(table, valid=0.2)`.')

@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #0ba90a60
+# %% ../../nbs/api/51_deploy.bundle.ipynb #74ac8623
 import hashlib, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from ..core import atomic_folder, shorten, write_json
 from ..data.tables import table_counts
 from ..train.run import _versions
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #51f6be8a
+# %% ../../nbs/api/51_deploy.bundle.ipynb #0f0e0072
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     usable = table[table['error'] == ''] if 'error' in table else table
@@ -33,7 +32,8 @@ def _describe_metrics(metrics):
     "Estimates by split as a flat list of plain dictionaries"
     pairs = [(split, o) for split, found in (metrics or {}).items() for o in (found if isinstance(found, (list, tuple)) else [found])]
     for split, o in pairs:
-        if not is_dataclass(o): raise TypeError(f"`metrics` must map a split to estimates, as in {{'valid': accuracy_estimate(preds)}}; under {split!r} is {o!r}")
+        if not is_dataclass(o):
+            raise TypeError(f"`metrics` must map a split to estimates, as in {{'valid': accuracy_estimate(preds)}}; under {split!r} is {o!r}")
     return [dict(split=split) | asdict(o) for split, o in pairs]
 
 
@@ -41,7 +41,8 @@ def _describe(learn, metrics):
     "What `classifier.json` says, apart from the hash of the weights"
     dls, config = learn.dls, getattr(learn.model, 'config', None)
     if not isinstance(config, dict): raise TypeError('the model has no `config`: make the learner with `image_learner`')
-    if not all(hasattr(dls, o) for o in ('size', 'presize', 'method')): raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
+    if not all(hasattr(dls, o) for o in ('size', 'presize', 'method')):
+        raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
     table = getattr(dls, 'table', None)
     return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
                 metrics=_describe_metrics(metrics), versions=_versions('imgcls', 'fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
@@ -51,7 +52,7 @@ def _describe(learn, metrics):
 def _state(model):
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise ValueError(f'the weights hold values that are not finite numbers ({shorten(bad)}): the training went wrong. Train again with a lower `lr`.')
+    if bad: raise ValueError(f'the weights hold values that are not finite numbers ({shorten(bad)}): the training went wrong. Use a lower `lr`.')
     return state
 
 
@@ -62,7 +63,7 @@ def _write_bundle(folder, about, state):
     n = sum(v.numel() for v in state.values())
     (folder/'model_card.md').write_text(_card(about, n), encoding='utf-8')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #6e5eab12
+# %% ../../nbs/api/51_deploy.bundle.ipynb #66c24b6a
 def _counts_lines(images):
     "A table in Markdown: classes down, splits across"
     if not images: return ['Not recorded.']
@@ -89,18 +90,20 @@ _LIMITS = '''- It always answers with one of its classes, also for a photo that 
 
 def _card(about, n_weights):
     "The text of `model_card.md`"
-    metrics = [f'- {o["name"]} on {o["split"]}: {o["value"]:.3f} ({o["level"]:.0%} interval {o["low"]:.3f} to {o["high"]:.3f}, n = {o["n"]:,})' for o in about['metrics']]
+    line = '- {name} on {split}: {value:.3f} ({level:.0%} interval {low:.3f} to {high:.3f}, n = {n:,})'
+    metrics = [line.format(**o) for o in about['metrics']]
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
     network = about['model']['arch'] or "the maker's own module"
     return '\n'.join([
         f'# An image classifier with {len(about["vocab"])} classes', '',
         f'For a photo it gives one of: {", ".join(about["vocab"])}.', '',
-        f'The network is {network} with {n_weights / 1e6:.1f} million numbers; it sees {about["size"]} × {about["size"]} pixels. Saved on {date.today()} with {versions}.', '',
+        f'The network is {network} with {n_weights / 1e6:.1f} million numbers; it sees {about["size"]} × {about["size"]} pixels. '
+        f'Saved on {date.today()} with {versions}.', '',
         '## Images it was trained and checked on', '', *_counts_lines(about['data'].get('images')), '',
         '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
         '## How to use it', '', _HOW_TO, '', '## Limits', '', _LIMITS, ''])
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #c318c545
+# %% ../../nbs/api/51_deploy.bundle.ipynb #25489eb7
 def _replace(new, folder):
     "Put the folder `new` in the place of the bundle `folder`"
     old = new.with_name(new.name + '.old')
@@ -122,7 +125,8 @@ def save_bundle(
     "Save a learner's classifier as a folder of safetensors, JSON and a model card, from which `load_bundle` loads it."
     folder = Path(os.path.abspath(folder))
     replace = overwrite and folder.exists()
-    if replace and not (folder/'classifier.json').is_file(): raise FileExistsError(f"'{folder}' exists and is no bundle, so it isn't replaced. Choose another folder.")
+    if replace and not (folder/'classifier.json').is_file():
+        raise FileExistsError(f"'{folder}' exists and is no bundle, so it isn't replaced. Choose another folder.")
     about, state = _describe(learn, metrics), _state(learn.model)
     dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
     with atomic_folder(dest) as temp: _write_bundle(temp, about, state)

