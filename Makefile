@@ -17,6 +17,11 @@ WHOLE = $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null && $(BIN)/pip --version 2>/
 	&& ! ls -d $(VENV)/lib/python*/site-packages/~* >/dev/null 2>&1 \
 	&& [ -z "$$(for d in $(VENV)/lib/python*/site-packages/*.dist-info; do [ -s "$$d/RECORD" ] || echo "$$d"; done)" ]
 
+# The tests change folders, and a relative name would lead nowhere from there
+ifneq ($(IMGCLS_DATA),)
+export IMGCLS_DATA := $(abspath $(IMGCLS_DATA))
+endif
+
 ##@ Use
 .PHONY: help demo
 help: ## This list

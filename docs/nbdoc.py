@@ -24,7 +24,13 @@ defs = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 # --- API entries: an exported symbol as a directive of Sphinx's Python domain -------------------------------------
 class Raw(str): __repr__ = str.__str__
 
-def anno(o): return empty if o is empty else Raw((o if isinstance(o, str) else inspect.formatannotation(o)).strip("'"))
+def anno(o):
+    "An annotation as it is written; of `Annotated[int, …]`, which says more to a command line, only the `int`"
+    if o is empty: return empty
+    o = getattr(o, '__origin__', o) if hasattr(o, '__metadata__') else o
+    text = (o if isinstance(o, str) else inspect.formatannotation(o)).strip("'")
+    if text.startswith('Annotated['): text = ast.unparse(ast.parse(text, mode='eval').body.slice.elts[0])
+    return Raw(text)
 
 def default(o): return o if o is empty else Raw(getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', repr(o)))
 
@@ -45,7 +51,8 @@ def fields(f, kind):
     res = []
     for k, v in docments(f, full=True).items():
         text = ' '.join((v.docment or '').split())
-        if text and k not in ('self', 'cls') and (k, kind) != ('return', 'class'): res.append(f':{"returns" if k == "return" else f"param {k}"}: {text}')
+        if not text or k in ('self', 'cls') or (k, kind) == ('return', 'class'): continue
+        res.append(f':{"returns" if k == "return" else f"param {k}"}: {text}')
     return res
 
 def api(mod, name, skip=(), depth=0):
@@ -68,21 +75,23 @@ def api(mod, name, skip=(), depth=0):
 def constant(mod, name, value, comment):
     "Directive for the public constant `name`, with its value where that is short"
     value = ' '.join(value.split())
-    return f'::::{{py:data}} {name}\n:module: {mod}\n' + (f':value: {json.dumps(value, ensure_ascii=False)}\n' if len(value) < 90 else '') + f'\n{link(comment)}\n::::'
+    shown = f':value: {json.dumps(value, ensure_ascii=False)}\n' if len(value) < 90 else ''
+    return f'::::{{py:data}} {name}\n:module: {mod}\n{shown}\n{link(comment)}\n::::'
+
+def lines_of(tree):
+    "Each function, class, method and constant at the top of a module: name, kind, first and last line, as viewcode wants them"
+    def row(nm, o): return nm, 'class' if isinstance(o, ast.ClassDef) else 'def', min([o.lineno] + [d.lineno for d in o.decorator_list]), o.end_lineno
+    for o in tree.body:
+        if isinstance(o, (ast.Assign, ast.AnnAssign)):
+            for t in o.targets if isinstance(o, ast.Assign) else [o.target]:
+                if isinstance(t, ast.Name): yield t.id, 'other', o.lineno, o.end_lineno
+        if isinstance(o, defs): yield from (row(nm, o) for nm in names(o))
+        if isinstance(o, ast.ClassDef): yield from (row(f'{o.name}.{m.name}', m) for m in o.body if isinstance(m, defs))
 
 def find_source(app, mod):
     "For sphinx.ext.viewcode, which does not know `@patch`"
-    src, tags = Path(import_module(mod).__file__).read_text(encoding='utf-8'), {}
-    def add(o, nm): tags[nm] = 'class' if isinstance(o, ast.ClassDef) else 'def', min([o.lineno] + [d.lineno for d in o.decorator_list]), o.end_lineno
-    for o in ast.parse(src).body:
-        if isinstance(o, (ast.Assign, ast.AnnAssign)):
-            for t in getattr(o, 'targets', [getattr(o, 'target', None)]):
-                if isinstance(t, ast.Name): tags[t.id] = 'other', o.lineno, o.end_lineno
-        if not isinstance(o, defs): continue
-        for nm in names(o): add(o, nm)
-        for m in o.body:
-            if isinstance(o, ast.ClassDef) and isinstance(m, defs): add(m, f'{o.name}.{m.name}')
-    return src, tags
+    src = Path(import_module(mod).__file__).read_text(encoding='utf-8')
+    return src, {nm: tuple(where) for nm, *where in lines_of(ast.parse(src))}
 
 # --- Markdown: Quarto to MyST ------------------------------------------------------------------------------------
 def callout(m):
@@ -91,8 +100,8 @@ def callout(m):
     title = title and title[1]
     if not title and (h := re.match(r'\s*#+ +(.*)\n', body)): title, body = h[1], body[h.end():]
     fold = re.search(r'collapse="?(\w+)', attrs)
-    opts = f':class: {kind}' + (' dropdown' + (' toggle-shown' if fold[1] == 'false' else '') if fold else '')
-    return f'{fence}{{admonition}} {title or kind.title()}\n{opts}\n\n{body.strip()}\n{fence}'
+    opts = f':class: {kind}\n' + (f':collapsible: {"closed" if fold[1] == "true" else "open"}\n' if fold else '')
+    return f'{fence}{{admonition}} {title or kind.title()}\n{opts}\n{body.strip()}\n{fence}'
 
 def symbol(m):
     "What a name in backticks links to: imgcls, else fastai, where the name isn't just an English word"
@@ -104,7 +113,7 @@ def symbol(m):
 
 def link(md):
     "Link the symbols in backticks, outside of code blocks and headings"
-    parts = re.split(r'(^ *```.*?^ *```|^#+ .*$|<summary>.*?</summary>)', md, flags=re.M | re.S)
+    parts = re.split(r'(^ *```.*?^ *```|^#+ [^\n]*$|<summary>.*?</summary>)', md, flags=re.M | re.S)
     return ''.join(o if i % 2 else re.sub(r'(?<![\[`\w}])`([\w.]+)(\(\))?`(?![`\]])', symbol, o) for i, o in enumerate(parts))
 
 def markdown(md):
@@ -130,8 +139,9 @@ def constants(cell):
     "The public constants that an exported cell sets: name, source of the value, comment behind it"
     lines = cell.source.splitlines()
     for o in ast.parse(cell.source).body:
-        target = o.targets[0] if isinstance(o, ast.Assign) and len(o.targets) == 1 else getattr(o, 'target', None)
-        if not isinstance(o, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name) or not target.id.isupper() or target.id[0] == '_': continue
+        if not isinstance(o, (ast.Assign, ast.AnnAssign)): continue
+        target = o.targets[0] if isinstance(o, ast.Assign) else o.target
+        if not isinstance(target, ast.Name) or not target.id.isupper() or target.id[0] == '_': continue
         end = lines[o.end_lineno-1].encode()[o.end_col_offset:].decode().strip()
         yield target.id, ast.get_source_segment(cell.source, o.value), end.lstrip('# ') if end.startswith('#') else ''
 
@@ -174,11 +184,12 @@ def convert(nb):
 def number(path): return [int(o) if o.isdigit() else o for o in re.split(r'(\d+)', path.stem)]
 
 def entry(path):
-    "A line of the sidebar: the title of a notebook, for a module behind the last part of its name"
+    "A line of the sidebar: the title of a notebook, for a module behind the last part of its name unless the title says it"
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     head = next((l[2:].strip() for l in ''.join(cells[0]['source']).splitlines() if l.startswith('# ')), path.stem)
     exp = next((m[1] for c in cells if c['cell_type'] == 'code' and (m := re.search(r'^#\| *default_exp +(\S+)', ''.join(c['source']), re.M))), None)
-    return (f'{exp.split(".")[-1]}: ' if exp else '') + head.replace('`', '').replace('<', '&lt;')
+    name = exp.split('.')[-1] if exp else ''
+    return ('' if name.rstrip('s') in head.lower() else f'{name}: ') + head.replace('`', '').replace('<', '&lt;')
 
 sections = ['tutorials', 'explanations', 'studies']
 decades = ['foundations', 'data', 'models', 'training', 'evaluation', 'deployment', 'experiments', '', '', 'command and names']

@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'app', 'train', 'predict', 'evaluate', 'demo', 'notebooks', 'samples', 'version', 'main']
 
-# %% ../nbs/api/90_cli.ipynb #164ef8f6
-import inspect, logging, os, sys, warnings
-from contextlib import nullcontext
-from copy import copy
+# %% ../nbs/api/90_cli.ipynb #8f3196c7
+import contextlib, copy, inspect, logging, os, sys, traceback, warnings
 from functools import wraps
 from json import dumps
 from pathlib import Path
@@ -21,7 +19,7 @@ from .core import DataError, ImgclsError, atomic_file, shorten
 
 log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #70240a20
+# %% ../nbs/api/90_cli.ipynb #408cec47
 app = typer.Typer(name='imgcls', no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   context_settings=dict(help_option_names=['-h', '--help'], max_content_width=100),
                   help='From a folder of photos to an image classifier that you understand and can trust.')
@@ -31,7 +29,7 @@ def _described(p, doc):
     "The annotation of parameter `p` as typer wants it, with `doc` as its help"
     kind, info = get_args(p.annotation)[:2] if get_origin(p.annotation) is Annotated else (p.annotation, None)
     names = [f'--{p.name.replace("_", "-")}'] if kind is bool else []  # no --no-strict
-    info = copy(info) or (typer.Argument() if p.default is p.empty else typer.Option(*names))
+    info = copy.copy(info) or (typer.Argument() if p.default is p.empty else typer.Option(*names))
     info.help = doc
     return Annotated[kind, info]
 
@@ -53,14 +51,13 @@ _Count = Annotated[int, typer.Option(min=1)]
 _Epochs = Annotated[int, typer.Option(min=0)]
 _Compute = Literal['auto', 'fp32', 'bf16']
 
-# %% ../nbs/api/90_cli.ipynb #49352d80
+# %% ../nbs/api/90_cli.ipynb #31581f88
 def _free_folder(out, default, photos):
     "The folder `out`, or the first of `default`, `default-2`, … that is free; not inside of `photos`"
     i, path = 1, Path(out or default)
     while out is None and path.exists() and any(path.iterdir()): i, path = i + 1, Path(f'{default}-{i + 1}')
     if not path.resolve().is_relative_to(photos.resolve()): return path
-    raise ValueError(f"the folder for the results, '{path}', is inside of the folder of photos '{photos}', where its figures would be taken "
-                     "for photos. Give another one as --out.")
+    raise ValueError(f"'{path}' is inside of the folder of photos, where its figures would be taken for photos. Give another one as --out.")
 
 
 def _read_table(folder, strict, **options):
@@ -195,15 +192,14 @@ def predict(
     if len(bad): log.warning('%d of %d files cannot be used: %s', len(bad), len(answers), shorten(bad['file'] + ' (' + bad['error'] + ')', 10))
     if len(bad) == len(answers) or strict and len(bad): raise typer.Exit(1)
 
-# %% ../nbs/api/90_cli.ipynb #ede19447
+# %% ../nbs/api/90_cli.ipynb #8d816f10
 def _choose_rows(table, split):
     "The name and the rows of a split; 'auto' takes test, else a valid that has its own folder, else all"
     there = set(table['split'])
     if split == 'auto':
         in_folders = (table['path'].str.partition('/')[0] != table['label']).any()
         split = 'test' if 'test' in there else 'valid' if in_folders and 'valid' in there else 'all'
-    if split == 'all': return split, table
-    if split in there: return split, table[table['split'] == split]
+    if split == 'all' or split in there: return split, table if split == 'all' else table[table['split'] == split]
     raise DataError(f"there is no split '{split}' in the folder; it has {', '.join(sorted(there))}")
 
 
@@ -241,7 +237,7 @@ def evaluate(
     from imgcls.evaluate import interpret, metrics
     from imgcls.train.run import Run
     settings, out = dict(command='evaluate') | locals(), out and _free_folder(out, '', folder)
-    with Run.create(out, settings) if out else nullcontext() as run:
+    with Run.create(out, settings) if out else contextlib.nullcontext() as run:
         classifier = load_bundle(bundle, compute=compute)
         split, rows = _choose_rows(_read_table(folder, strict, label=label), split)
         preds = classifier.predictions(_shared_classes(rows, classifier.vocab, allow_missing), bs=bs)
@@ -258,9 +254,9 @@ def evaluate(
         typer.echo(f'{len(preds)} photos ({split}): {estimate}')
         for o in confused.head(5).itertuples(): typer.echo(f'  {o.count} of {o.actual} taken for {o.predicted}')
 
-# %% ../nbs/api/90_cli.ipynb #c6a83782
+# %% ../nbs/api/90_cli.ipynb #ec6697a4
 _PHOTOS = dict(size=128, epochs=2, freeze_epochs=1, augment='standard')
-_DIGITS = dict(size=64, epochs=2, freeze_epochs=1, augment='no_flip')
+_DIGITS = dict(size=64, epochs=4, freeze_epochs=1, augment='no_flip', bs=32)
 
 
 def _demo_data(folder):
@@ -281,13 +277,17 @@ def demo(
     seed:int=42, # The same seed gives the same result
 ):
     "Go the whole way once, on real images."
+    from imgcls.deploy.predictor import load_bundle
     folder, settings, about = _demo_data(folder)
     out = _free_folder(out, 'imgcls-demo', folder)
     typer.echo(f'1. The data, and training on them\n{about}\n')
     defaults = {k: p.default for k, p in inspect.signature(train).parameters.items()}
     run, table = _train(folder, out, dict(command='demo') | defaults | settings | dict(folder=folder, seed=seed))
     typer.echo('\n2. The classifier, loaded again, and a photo that was not in training')
-    _show_answer(run, table)
+    usable = table[table['error'] == '']
+    row = usable[usable['split'] == ('test' if 'test' in set(usable['split']) else 'valid')].iloc[0]
+    answer = load_bundle(run.bundle).predict(os.path.join(table.attrs['root'], row['path'])).iloc[0]
+    typer.echo(f"{row['path']}: {answer['label']}, with probability {answer['probability']:.3f} (it is {row['label']})")
     _say_files(run)
     run, bundle = (os.path.relpath(o) for o in (run.path, run.bundle))
     typer.echo(f'''\nWhat next
@@ -296,31 +296,16 @@ def demo(
   imgcls train FOLDER --out RUN     with your own photos, a folder for each class
   imgcls notebooks DIR              to see how it works''')
 
-
-def _show_answer(run, table):
-    "Ask the saved classifier about the first photo that it wasn't trained on"
-    from imgcls.deploy.predictor import load_bundle
-    usable = table[table['error'] == '']
-    row = usable[usable['split'] == ('test' if 'test' in set(usable['split']) else 'valid')].iloc[0]
-    answer = load_bundle(run.bundle).predict(os.path.join(table.attrs['root'], row['path'])).iloc[0]
-    typer.echo(f"{row['path']}: {answer['label']}, with probability {answer['probability']:.3f} (it is {row['label']})")
-
-# %% ../nbs/api/90_cli.ipynb #26f0fc9f
-def _notebook_folders():
-    "The folders of notebooks, in the installed package or in a checkout"
-    package = Path(sys.modules['imgcls'].__file__).parent
-    for top in (package/'notebooks', package.parent/'nbs'):
-        found = [top/o for o in ('tutorials', 'explanations') if any((top/o).glob('*.ipynb'))]
-        if found: return found
-    raise FileNotFoundError(f"there are no notebooks in '{package}': install imgcls from a wheel or a checkout")
-
-
+# %% ../nbs/api/90_cli.ipynb #37de4dca
 @_command('imgcls notebooks my_notebooks')
 def notebooks(
     folder:Path, # Where to put them; what you have changed there is not overwritten
 ):
     "Copy the tutorials, to work through in Jupyter."
-    pairs = [(o, folder/top.name/o.name) for top in _notebook_folders() for o in sorted(top.glob('*.ipynb'))]
+    package, kinds = Path(sys.modules['imgcls'].__file__).parent, ('tutorials', 'explanations')
+    in_wheel, in_checkout = (sorted(o for name in kinds for o in (top/name).glob('*.ipynb')) for top in (package/'notebooks', package.parent/'nbs'))
+    pairs = [(o, folder/o.parent.name/o.name) for o in in_wheel or in_checkout]
+    if not pairs: raise FileNotFoundError(f"there are no notebooks in '{package}': install imgcls from a wheel or a checkout")
     changed = [dest for o, dest in pairs if dest.exists() and dest.read_bytes() != o.read_bytes()]
     if changed: raise FileExistsError(f'changed, and would be overwritten: {shorten(changed)}. Nothing was copied: give another folder.')
     for o, dest in pairs:
@@ -342,10 +327,8 @@ def version():
     typer.echo(f'imgcls {sys.modules["imgcls"].__version__}\npython {sys.version.split()[0]}')
     for o in _versions('fastai', 'torch', 'torchvision', 'timm', 'fastcore', 'numpy', 'pandas', 'pillow').items(): typer.echo(' '.join(o))
 
-# %% ../nbs/api/90_cli.ipynb #933bbff2
-class _Lines(logging.Formatter):
-    "The message alone; from a warning on with its level"
-    def format(self, record): return (f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else '') + record.getMessage()
+# %% ../nbs/api/90_cli.ipynb #62ee0d20
+def _line(record): return (f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else '') + record.getMessage()
 
 
 def _from_imgcls(file): return Path(file).resolve().is_relative_to(Path(sys.modules['imgcls'].__file__).resolve().parent)
@@ -353,9 +336,8 @@ def _from_imgcls(file): return Path(file).resolve().is_relative_to(Path(sys.modu
 
 def _is_for_user(e):
     "Is the error meant for the user: ours, of the file system, or an argument that imgcls refuses?"
-    trace = e.__traceback__
-    while trace.tb_next: trace = trace.tb_next
-    return isinstance(e, (ImgclsError, OSError)) or isinstance(e, (ValueError, TypeError)) and _from_imgcls(trace.tb_frame.f_code.co_filename)
+    raised_in = traceback.extract_tb(e.__traceback__)[-1].filename
+    return isinstance(e, (ImgclsError, OSError)) or isinstance(e, (ValueError, TypeError)) and _from_imgcls(raised_in)
 
 
 def _show_warning(message, category, filename, *args):
@@ -367,7 +349,7 @@ def main(
 )->int: # Exit status: 0, 1 if something went wrong, 2 for wrong usage, 130 after Ctrl-C
     "Run the command `imgcls`."
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines())
+    handler.format = _line
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

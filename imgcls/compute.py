@@ -31,7 +31,7 @@ class Compute:
         head = f'{self.device}, {fmt}, {"channels last" if self.channels_last else "channels first"}'
         return '\n'.join([head + (', memory kept' if self.allocator else ''), *(f'- {o}' for o in self.reasons)])
 
-# %% ../nbs/api/03_compute.ipynb #ee0454da
+# %% ../nbs/api/03_compute.ipynb #ec717e6e
 def _cpu_feature(name):
     "Has the CPU feature `name`, as torch knows it? False on a torch that can't say"
     return bool(getattr(torch.cpu, f'_is_{name}_supported', lambda: False)())
@@ -52,8 +52,8 @@ def bf16_reason(
         ok = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return ok, f'the GPU has {"" if ok else "no "}fast bfloat16'
     if kind != 'cpu': return False, f'bfloat16 was not tried on {kind}'
-    found = [name for name, key in (('AMX', 'amx_tile'), ('AVX512-BF16', 'avx512_bf16')) if _cpu_feature(key)]
-    return bool(found), f'the CPU has {" and ".join(found)}: fast bfloat16' if found else 'the CPU has neither AMX nor AVX512-BF16: bfloat16 would be slow'
+    if _cpu_feature('amx_tile'): return True, 'the CPU has AMX: fast bfloat16'
+    return False, f'the CPU has {"AVX512-BF16 but no AMX" if _cpu_feature("avx512_bf16") else "no AMX"}: bfloat16 would be slower than float32'
 
 # %% ../nbs/api/03_compute.ipynb #3d73c10d
 def _can_tune_allocator():

@@ -18,11 +18,15 @@ from .core import DataError, atomic_file, shorten
 # %% auto #0
 __all__ = ['Predictions']
 
-# %% ../nbs/api/01_predictions.ipynb #49e2c55e
+# %% ../nbs/api/01_predictions.ipynb #cdcb2dff
 def _to_array(name, values, dtype=None):
     try: return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError, RuntimeError) as e:
         raise DataError(f'`{name}` must be an array of numbers, got {type(values).__name__} ({e}).') from e
+
+def _to_files(items):
+    try: return np.array([Path(o).as_posix() for o in items], dtype=object)
+    except TypeError as e: raise DataError(f'`items` must be the paths or names of the files, one an image ({e}).') from e
 
 def _check_probs(probs, where, multi_label):
     bad = ~np.isfinite(probs).all(1)
@@ -53,7 +57,7 @@ def _log_loss(probs, targets, multi_label):
     res = -np.log(np.maximum(right, np.finfo(np.float32).tiny))
     return res.mean(1) if multi_label else res
 
-# %% ../nbs/api/01_predictions.ipynb #52b74695
+# %% ../nbs/api/01_predictions.ipynb #c04bfbde
 @dataclass(repr=False, eq=False)
 class Predictions:
     "What a classifier said about each image, checked, sliceable, and the same whoever said it."
@@ -77,7 +81,7 @@ class Predictions:
         twice = [o for o, n in Counter(self.vocab).items() if n > 1]
         if twice: raise DataError(f'`vocab` names a class more than once: {shorten(twice)}. Give each class a name of its own.')
         if self.root is not None: self.root = Path(self.root)
-        if self.items is not None: self.items = np.array([Path(o).as_posix() for o in self.items], dtype=object)
+        if self.items is not None: self.items = _to_files(self.items)
         self.probs = probs.astype(np.float32)
         self._check_rows()
         _check_probs(probs, self._where, self.multi_label)

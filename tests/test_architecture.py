@@ -9,7 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
 import pytest
-from project import cfg, directives, exports, flags, module_of, notebooks, pkg, read_cells, root, short
+from project import cfg, directives, exports, flags, module_of, notebooks, read_cells, root, short
 
 lib = cfg['lib_path']
 nbs, api = notebooks(), notebooks('api')
@@ -166,9 +166,10 @@ def test_function_size(mod): fine([*too_large(tree_of(mod)), *wide(import_module
 
 # --- Words ---------------------------------------------------------------------------------------------------------
 def public(mod):
-    "The names that the module object `mod` defines and exports, without its logger"
-    names = {k: getattr(mod, k) for k in getattr(mod, '__all__', ()) if k != 'log'}
-    return {k: v for k, v in names.items() if getattr(v, '__module__', mod.__name__) == mod.__name__}
+    "The names that the module object `mod` defines and exports, constants too, without its logger"
+    body = ast.parse(inspect.getsource(mod)).body
+    here = {o.name for o in body if isinstance(o, (*defs, ast.ClassDef))} | {o.id for b in body for o in ast.walk(b) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
+    return {k: getattr(mod, k) for k in getattr(mod, '__all__', ()) if k in here and k != 'log'}
 
 def function_in(o): return getattr(o, '__func__', None) or getattr(o, 'fget', None) or getattr(o, 'func', None) or o
 
@@ -184,7 +185,7 @@ def methods(cls):
 def sentence(doc):
     "Is the first paragraph a full sentence?"
     first = inspect.cleandoc(doc or '').split('\n\n')[0].strip()
-    return bool(re.match(r'[A-Z`\d"\'“(]', first) and re.search(r'[.!?:]\W*$', first) and len(first.split()) > 1)
+    return bool(re.match(r'[A-Z`\d"\'“(]|(fastai|imgcls|timm|nbdev)\b', first) and re.search(r'[.!?:]\W*$', first) and len(first.split()) > 1)
 
 def gives(f):
     "Does the function return or yield anything?"

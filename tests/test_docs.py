@@ -66,9 +66,8 @@ class Visit:
         self.page.on('console', lambda m: m.type == 'error' and self.complaints.append(f'console: {m.text}'))
         self.page.on('pageerror', lambda e: self.complaints.append(f'error: {e}'))
 
-    def open(self, url):
-        self.page.goto(url, wait_until='load')
-        self.page.wait_for_load_state('networkidle')
+    def open(self, url, until='networkidle'):
+        self.page.goto(url, wait_until=until)
         return self
 
     def foreign(self): return [u for u in self.requests if not u.startswith((self.home, 'data:', 'blob:'))]
@@ -127,6 +126,30 @@ def look(visit):
     return list(dict.fromkeys(res))
 
 
+# --- Markup --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def nbdoc():
+    sys.path.insert(0, str(root/'docs'))
+    try: return __import__('nbdoc')
+    finally: sys.path.remove(str(root/'docs'))
+
+core = f'{cfg["lib_path"]}.core'
+
+@pytest.mark.parametrize('md,after', [
+    ('see `check_option`', f'see {{py:obj}}`check_option <{core}.check_option>`'), ('`check_option()` and', f'{{py:obj}}`check_option() <{core}.check_option>` and'),
+    (f'in `{core}`', f'in {{py:mod}}`{core}`'), ('a `valid` split', 'a `valid` split'), ('`first` of `L`', '`first` of `L`'),
+    ('# `check_option`\n`check_option`', f'# `check_option`\n{{py:obj}}`check_option <{core}.check_option>`'), ('```\n`check_option`\n```', '```\n`check_option`\n```'),
+    ('`DataBlock`', '[`DataBlock`](https://docs.fast.ai/data.block.html#datablock)'), ('[`check_option`](x)', '[`check_option`](x)'),
+    ('::: {.callout-note}\n## Title\nText\n:::', ':::{admonition} Title\n:class: note\n\nText\n:::'),
+    ('::: {.callout-tip title="T" collapse="true"}\nText\n:::', ':::{admonition} T\n:class: tip\n:collapsible: closed\n\nText\n:::'),
+    ('$$ x $$ {#eq-a}\nsee @eq-a', '$$ x $$ (eq-a)\nsee {eq}`eq-a`')])
+def test_markup(md, after, nbdoc): assert nbdoc.markdown(md) == after
+
+def test_constants(nbdoc):
+    cell = SimpleNamespace(source="#| export\nNAMES = 'a', 'é' # what there is\n_OWN = 1\nlog = 2\nMORE: dict = {\n    1: 2}")
+    assert list(nbdoc.constants(cell)) == [('NAMES', "'a', 'é'", 'what there is'), ('MORE', '{\n    1: 2}', '')]
+
+
 # --- The tests -----------------------------------------------------------------------------------------------------
 def test_site_builds(site):
     "Every notebook has its page, and the sidebar of the front page names them all"
@@ -145,7 +168,7 @@ def test_other_pages(site, context):
     names = ['genindex.html', 'search.html', *(p.relative_to(site.folder).as_posix() for p in sorted((site.folder/'_modules').rglob('*.html')))]
     bad = {}
     for name in names:
-        visit = Visit(context, site.url).open(site.url + name)
+        visit = Visit(context, site.url).open(site.url + name, 'load')
         if complaints := [*visit.complaints, *visit.foreign(), *visit.page.evaluate(missing_pictures)]: bad[name] = complaints
         visit.page.close()
     assert not bad

@@ -25,6 +25,7 @@ def draw(fig, dpi=60):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         fig.savefig(out, dpi=dpi)
+        fig.draw_without_rendering()  # so that sizes can be measured
     out.seek(0)
     return imread(out)
 
@@ -63,7 +64,7 @@ def test_most_confused():
 @pytest.mark.parametrize('f', [confusion_matrix, most_confused, plot_confusion, plot_top_losses])
 def test_needs_targets(f):
     p = random()
-    with pytest.raises(DataError, match='needs `targets`, and these predictions have none'): f(Predictions(p.probs, p.vocab, items=range(len(p))))
+    with pytest.raises(DataError, match='needs `targets`, and these predictions have none'): f(Predictions(p.probs, p.vocab, items=['a.jpg']*len(p)))
 
 @pytest.mark.parametrize('f', [plot_confusion, plot_top_losses])
 def test_needs_rows(f):

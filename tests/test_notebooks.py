@@ -9,10 +9,9 @@ folder that IMGCLS_DATA names, or a name that such a cell makes: `test_notebook`
 and `test_data_cells` runs such notebooks once more with it, or is skipped where the variable isn't set. IMGCLS_QUICK=1 tells long notebooks to shrink.
 """
 import ast, atexit, json, os, re, symtable, sys, textwrap, traceback, warnings
-from pathlib import Path
 
 import pytest
-from project import cfg, exports, flags, module_of, nbs_folder, notebooks, read_cells, short
+from project import cfg, exports, flags, module_of, notebooks, read_cells, short
 
 nbs = notebooks()
 data_nbs = [p for p in nbs if any('data' in c.directives for c in read_cells(p))]

@@ -154,6 +154,7 @@ one = [[0.2, 0.3, 0.5]]
     (dict(targets=['sheep']), '`targets` has classes that `vocab` lacks: sheep. The vocabulary is: cat, dog, cow.'), (dict(targets=[None]), 'lacks: None'),
     (dict(targets=[[0, 0, 1]]), 'got (1, 3). For several labels an image, set multi_label=True.'), (dict(targets=[0], multi_label=True), '`targets` must have shape (1, 3)'),
     (dict(targets=[[0, 2, 0]], multi_label=True), 'whole numbers from 0 to 1, but row 0 has 2'), (dict(targets=[['cat', 'dog', 'cow']], multi_label=True), '`targets` must be an array of numbers'),
+    (dict(items=[7]), '`items` must be the paths or names of the files, one an image'), (dict(items=7), '`items` must be the paths'),
     (dict(items=['a', 'b']), '`items` must have shape (1,)'), (dict(logits=[[1, 2]]), '`logits` must have shape (1, 3) to go with `probs`, got (1, 2).'),
     (dict(features=[[1, 2], [3, 4]]), '`features` must have shape (1, …) to go with `probs`, got (2, 2).'), (dict(losses=[[1]]), '`losses` must have shape (1,)')])
 def test_refused(kw, text):

@@ -4,8 +4,7 @@ import filecmp, json, shutil, subprocess, sys
 import pytest
 from project import cfg, root
 
-try: import nbdev.clean  # nbdev 2 needs fastcore 1
-except Exception as e: pytest.skip(f'no nbdev here: {e!r}', allow_module_level=True)
+pytest.importorskip('nbdev.clean', reason='no nbdev 2 here (it needs fastcore 1)', exc_type=Exception)
 
 lib, nbs = cfg['lib_path'], cfg['nbs_path']
 made_by_hand = '__pycache__', '.ipynb_checkpoints', '.last_checked'

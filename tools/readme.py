@@ -81,6 +81,7 @@ def readme(cells):
     return {root/'README.md': ('\n\n'.join(o.strip() for o in parts if o.strip()) + '\n').encode(), **files}
 
 def main():
+    if not (nbs/cfg.readme_nb).exists(): sys.exit(f'there is no {(nbs/cfg.readme_nb).relative_to(root)} to make the README from')
     files = readme(read_nb(nbs/cfg.readme_nb).cells)
     stale = [p for p, b in files.items() if not p.exists() or p.read_bytes() != b]
     gone = [p for p in pictures.glob('*.*') if p not in files]

@@ -123,7 +123,8 @@ def run(path, dest, flags=(), timeout=3600):
                     extra_arguments=['--log-level=40'], resources={'metadata': {'path': str(path.parent)}})
     client.skip = frozenset(skip)
     path_var = os.pathsep.join(o for o in (str(root), os.environ.get('PYTHONPATH')) if o)
-    client.execute(env={**os.environ, 'PYTHONPATH': path_var, 'PYTHONWARNINGS': quiet})
+    wait = os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')  # threads that spin while they wait are slow on a busy machine
+    client.execute(env={**os.environ, 'PYTHONPATH': path_var, 'PYTHONWARNINGS': quiet, 'OMP_WAIT_POLICY': wait})
     write(nb, dest)
 
 def notebooks(paths):

@@ -37,7 +37,7 @@ def confusion_matrix(
     counts = np.bincount(preds.targets*n + preds.probs.argmax(1), minlength=n*n).reshape(n, n)
     return pd.DataFrame(counts, index=pd.Index(preds.vocab, name='actual'), columns=pd.Index(preds.vocab, name='predicted'))
 
-# %% ../../nbs/api/41_evaluate.interpret.ipynb #c9cd0e96
+# %% ../../nbs/api/41_evaluate.interpret.ipynb #ff3fc0b2
 def _middle(text, k):
     "`text` cut in its middle to `k` characters, and made safe for matplotlib"
     text = ''.join(o if o.isprintable() else '�' for o in str(text))
@@ -64,7 +64,7 @@ def plot_confusion(
     names = [_middle(o, 22) for o in preds.vocab]
     few, font = n <= 25, float(np.interp(n, [10, 25, 60, 100], [10, 9, 8, 6.5]))
     room = max(map(len, names))*font*0.0085  # inches that the class names take
-    side, with_bar = min(max(0.42*n, 1.6), 14.0), normalize or not few
+    side, with_bar = min(max(0.42*n, 2.0), 14.0), normalize or not few
     turn = room > 0.9*side/n  # names wider than a cell stand upright
     fig, ax = figure(width=side + room + 0.9 + 0.9*with_bar, height=side + (room if turn else 0.2) + 0.9)
     ax.set_facecolor('0.85')

@@ -175,7 +175,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #b5ab1580
+# %% ../../nbs/api/35_train.learner.ipynb #9dec911d
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -184,6 +184,13 @@ def _bn_eval(learn, bn_eval):
         yield
         return
     with (learn.added_cbs(BnEval()) if bn_eval else learn.removed_cbs(there)): yield
+
+
+def _discriminative(learn, lr, lr_mult):
+    "One rate a layer group: the body's from `lr / lr_mult` to `lr / sqrt(lr_mult)`, the head's `lr`"
+    if not learn.opt: learn.create_opt()
+    n = len(learn.opt.param_lists)
+    return [*np.geomspace(lr / lr_mult, lr / lr_mult ** 0.5, n - 1).tolist(), lr] if n > 2 else slice(lr / lr_mult, lr)
 
 
 def fine_tune(
@@ -208,7 +215,7 @@ def fine_tune(
             learn.fit_one_cycle(freeze_epochs, slice(lr), pct_start=0.99, wd=wd, cbs=cbs)
         if epochs:
             learn.unfreeze()
-            learn.fit_one_cycle(epochs, slice(lr / 2 / lr_mult, lr / 2), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
+            learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
     return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #9088444a

@@ -1,0 +1,217 @@
+"""A learner, saved and loaded again: the same answers, whole or not at all, and a card that says what is known."""
+import hashlib, json, os, re, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.torch_core import set_seed
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from imgcls.data.loaders import image_loaders
+from imgcls.data.tables import image_table
+from imgcls.deploy import bundle as module
+from imgcls.deploy.bundle import save_bundle
+from imgcls.deploy.predictor import load_bundle
+from imgcls.evaluate.metrics import accuracy_estimate
+from imgcls.train.learner import fine_tune, image_learner, predict
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "Crops of two real photos: of different sizes, some on their side with an EXIF tag, some PNG, grey or with an alpha channel"
+    folder, rng = tmp_path_factory.mktemp('photos'), np.random.default_rng(0)
+    for name, pixels in zip(('china', 'flower'), load_sample_images().images):
+        (folder/name).mkdir()
+        for i in range(24):
+            w, h = rng.integers(90, 400, 2)
+            x, y = rng.integers(0, 640 - w), rng.integers(0, 427 - h)
+            img, exif = Image.fromarray(pixels).crop((x, y, x + w, y + h)), Image.Exif()
+            if i % 4 == 1: exif[0x0112] = 1 + i % 8
+            if i % 6 == 2: img = img.convert('L')
+            if i % 6 == 3: img.putalpha(200)
+            img.save(folder/name/f'{i:02d}.{"png" if i % 6 == 3 else "jpg"}', exif=exif)
+    (folder/'china/cut.jpg').write_bytes((folder/'china/00.jpg').read_bytes()[:900])
+    return folder
+
+
+def train(photos, **kwargs):
+    set_seed(1, reproducible=True)
+    dls = image_loaders(image_table(photos, valid=0.4), size=64, bs=8, num_workers=0, **kwargs)
+    learn = image_learner(dls, compute='fp32')
+    with learn.no_bar(), learn.no_logging(): return fine_tune(learn, 1, freeze_epochs=0)
+
+
+@pytest.fixture(scope='module')
+def learn(photos): return train(photos)
+
+
+@pytest.fixture(scope='module')
+def saved(learn, tmp_path_factory): return save_bundle(learn, tmp_path_factory.mktemp('saved')/'bundle', metrics={'valid': accuracy_estimate(predict(learn))})
+
+
+def names(folder): return sorted(o.relative_to(folder).as_posix() for o in folder.rglob('*'))
+
+
+@pytest.mark.parametrize('method', ['crop', 'squish'])
+def test_parity(photos, learn, tmp_path, method):
+    "The learner and the saved classifier give the same probabilities for every kind of file"
+    if method == 'squish': learn = train(photos, method='squish')
+    ours = predict(learn, learn.dls.table)
+    classifier = load_bundle(save_bundle(learn, tmp_path/'bundle'), compute='fp32')
+    theirs = classifier.predictions(learn.dls.table, bs=7)
+    assert list(ours.items) == list(theirs.items) and len(ours) == 48 and (ours.targets == theirs.targets).all()
+    np.testing.assert_allclose(theirs.probs, ours.probs, atol=1e-5)
+    np.testing.assert_allclose(theirs.losses, ours.losses, atol=1e-4)
+    answers = classifier.predict([photos/o for o in ours.items])
+    assert (answers['label'] == ours.labels).all()
+    assert ours.probs[:, 0].std() > 0.1  # not one answer for all
+
+
+def test_default_policy(learn, saved):
+    "In the machine's own number format the first class stays and the probabilities move little"
+    exact, fast = (load_bundle(saved, compute=o).predictions(learn.dls.table) for o in ('fp32', 'auto'))
+    unsure = exact.confidence < 0.6
+    assert (exact.labels == fast.labels)[~unsure].all() and abs(exact.probs - fast.probs).max() < 0.1
+
+
+def test_what_is_written(learn, saved):
+    assert names(saved) == ['classifier.json', 'model.safetensors', 'model_card.md']
+    about = json.loads((saved/'classifier.json').read_text('utf-8'))
+    assert (about['schema'], about['vocab'], about['size'], about['presize'], about['method'], about['multi_label']) == (1, ['china', 'flower'], 64, learn.dls.presize, 'crop', False)
+    assert about['model'] == learn.model.config and about['model']['arch'] == 'embedded/efficientnet_lite0'
+    assert about['sha256'] == hashlib.sha256((saved/'model.safetensors').read_bytes()).hexdigest()
+    counts = learn.dls.table.query("error == ''").groupby(['split', 'label']).size()
+    assert {(s, k): n for s, o in about['data']['images'].items() for k, n in o.items()} == counts.to_dict()
+    (metric,) = about['metrics']
+    assert (metric['split'], metric['name'], metric['level'], metric['n']) == ('valid', 'accuracy', 0.95, counts['valid'].sum()) and metric['low'] <= metric['value'] <= metric['high']
+    assert {'fastai', 'torch', 'timm'} <= about['versions'].keys()
+
+
+def test_card(saved):
+    card = (saved/'model_card.md').read_text('utf-8')
+    for text in ('# An image classifier with 2 classes', 'For a photo it gives one of: china, flower.', 'embedded/efficientnet_lite0', '64 × 64 pixels', '| class | train | valid |',
+                 '- accuracy on valid: ', '95% interval', 'n = 20', 'load_bundle(', '## Limits'): assert text in card
+    assert len(card) < 3000 and not re.search(r'\bNone\b|nan', card)
+
+
+def test_card_without_metrics(learn, tmp_path):
+    card = (save_bundle(learn, tmp_path/'bundle')/'model_card.md').read_text('utf-8')
+    assert 'Nothing was measured when it was saved.' in card
+
+
+def test_same_learner_same_bytes(learn, saved, tmp_path):
+    again = save_bundle(learn, tmp_path/'bundle')
+    assert (again/'model.safetensors').read_bytes() == (saved/'model.safetensors').read_bytes()
+
+
+def test_saving_changes_nothing(learn, tmp_path):
+    before, rng = {k: v.clone() for k, v in learn.model.state_dict().items()}, torch.get_rng_state()
+    modes = [m.training for m in learn.model.modules()]
+    save_bundle(learn, tmp_path/'bundle')
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items()) and torch.equal(rng, torch.get_rng_state())
+    assert modes == [m.training for m in learn.model.modules()]
+
+
+def test_fingerprint(learn, saved):
+    "It depends on what was used, and on neither the order of the rows nor on files that were set aside"
+    def mark(table): return module._describe_data(table)['fingerprint']
+    table = learn.dls.table
+    first = mark(table)
+    assert first == json.loads((saved/'classifier.json').read_text())['data']['fingerprint'] == mark(table.sample(frac=1, random_state=0)) == mark(table[table['error'] == ''])
+    for column, value in (('label', 'x'), ('split', 'train'), ('path', 'x'), ('width', 1)):
+        changed = table.copy()
+        changed.loc[changed.query("error == '' and split == 'valid'").index[0], column] = value
+        assert mark(changed) != first
+
+
+def test_existing_folders(learn, saved, tmp_path):
+    (tmp_path/'other').mkdir()
+    (tmp_path/'other/mine.txt').write_text('keep')
+    for folder in (saved, tmp_path/'other'):
+        before = names(folder)
+        with pytest.raises(FileExistsError, match='exists already'): save_bundle(learn, folder)
+        assert names(folder) == before
+    with pytest.raises(FileExistsError, match="exists and is no bundle, so it isn't replaced"): save_bundle(learn, tmp_path/'other', overwrite=True)
+    bundle = save_bundle(learn, tmp_path/'bundle', overwrite=True)
+    (bundle/'extra').write_text('of the old one')
+    assert save_bundle(learn, bundle, overwrite=True) == bundle
+    assert names(tmp_path) == ['bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'other', 'other/mine.txt']
+
+
+@pytest.mark.parametrize('step', ['save_file', 'write_json', '_card'])
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()], ids=['full', 'ctrl-c'])
+def test_broken_off(learn, tmp_path, monkeypatch, step, error):
+    "A save that breaks off leaves nothing, and an old bundle as it was"
+    old = save_bundle(learn, tmp_path/'old')
+    before = {o: (old/o).read_bytes() for o in names(old)}
+    def fail(*args): raise error
+    monkeypatch.setattr(module, step, fail)
+    with pytest.raises(type(error)): save_bundle(learn, tmp_path/'a/new')
+    with pytest.raises(type(error)): save_bundle(learn, old, overwrite=True)
+    assert names(tmp_path) == ['old', *(f'old/{o}' for o in before)] and {o: (old/o).read_bytes() for o in names(old)} == before
+
+
+def test_diverged_weights_are_refused(learn, tmp_path):
+    weight = learn.model[1][-1].weight
+    was = weight.data.clone()
+    weight.data[0, 0] = float('nan')
+    try:
+        with pytest.raises(ValueError, match=r'not finite numbers \(1\.\d+\.weight\).*Use a lower `lr`'): save_bundle(learn, tmp_path/'bundle')
+    finally: weight.data = was
+    assert not names(tmp_path)
+
+
+def test_refusals(learn, tmp_path):
+    for metrics in ({'valid': 0.9}, {'valid': [0.9]}, {'valid': None}):
+        with pytest.raises(TypeError, match='`metrics` must map a split to estimates'): save_bundle(learn, tmp_path/'bundle', metrics=metrics)
+    bare = SimpleNamespace(dls=learn.dls, model=torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match='the model has no `config`: make the learner with `image_learner`'): save_bundle(bare, tmp_path/'bundle')
+    foreign = SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b']), model=learn.model)
+    with pytest.raises(TypeError, match='the loaders have no `size`, `presize` and `method`'): save_bundle(foreign, tmp_path/'bundle')
+    (tmp_path/'file').write_text('x')
+    with pytest.raises(OSError, match="Can't write"): save_bundle(learn, tmp_path/'file/bundle')
+    assert names(tmp_path) == ['file']
+
+
+def test_loaders_without_a_table(learn, tmp_path):
+    "Loaders of one's own that say how photos are cut are enough"
+    dls = SimpleNamespace(vocab=['china', 'flower'], size=64, presize=96, method='crop')
+    bundle = save_bundle(SimpleNamespace(dls=dls, model=learn.model), tmp_path/'bundle')
+    assert load_bundle(bundle).config['data'] == {} and 'Not recorded.' in (bundle/'model_card.md').read_text()
+
+
+def test_own_module(photos, tmp_path):
+    def own(): return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    dls = image_loaders(image_table(photos, valid=0.4), size=32, bs=8, num_workers=0)
+    learn = image_learner(dls, own(), compute='fp32', hidden=(), normalize=((0.5,) * 3, (0.25,) * 3))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    bundle = save_bundle(learn, tmp_path/'bundle')
+    assert json.loads((bundle/'classifier.json').read_text())['model']['arch'] is None and "the maker's own module" in (bundle/'model_card.md').read_text()
+    with pytest.raises(TypeError, match='pass a fresh one as `module`'): load_bundle(bundle)
+    table = dls.table[dls.table['split'] == 'valid']
+    np.testing.assert_allclose(load_bundle(bundle, module=own(), compute='fp32').predictions(table).probs, predict(learn).probs, atol=1e-5)
+
+
+def test_names_of_all_kinds(learn, tmp_path):
+    "Names of classes survive as they are, whatever alphabet they are in"
+    dls = SimpleNamespace(vocab=['naïve | "x"', '猫\n2'], size=64, presize=96, method='crop')
+    assert load_bundle(save_bundle(SimpleNamespace(dls=dls, model=learn.model), tmp_path/'bundle')).vocab == dls.vocab
+
+
+def test_loaded_elsewhere(saved, photos, tmp_path):
+    "In another process, without fastai, from another folder"
+    code = f'''
+import sys
+from imgcls.deploy.predictor import load_bundle
+frame = load_bundle({str(saved)!r}, compute='fp32').predict({str(photos)!r})
+frame.to_csv('answers.csv', index=False)
+assert 'fastai' not in sys.modules'''
+    root = Path(module.__file__).parents[2]
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, env={**os.environ, 'PYTHONPATH': str(root)})
+    here, there = load_bundle(saved, compute='fp32').predict(photos), pd.read_csv(tmp_path/'answers.csv')
+    assert (here['label'].fillna('') == there['label'].fillna('')).all() and np.allclose(here['probability'], there['probability'], atol=1e-6, equal_nan=True)
+    assert there['error'].str.startswith('truncated').sum() == 1

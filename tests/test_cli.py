@@ -1,0 +1,399 @@
+"""Each command in a process of its own, on real digits shrunk; and the sentence and exit status of every bad input."""
+import csv, json, os, re, shutil, signal, subprocess, sys, time, tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from imgcls.cli import main
+from imgcls.data.samples import sample
+
+root = Path(__file__).resolve().parent.parent
+small = ['--size', '32', '--epochs', '0', '--freeze-epochs', '1', '--augment', 'no_flip', '--bs', '32', '--workers', '0', '--compute', 'fp32']
+
+
+def names(folder): return sorted(o.relative_to(folder).as_posix() for o in Path(folder).rglob('*'))
+
+
+def contents(folder): return {o.relative_to(folder).as_posix(): (o.read_bytes(), o.stat().st_mtime_ns) for o in Path(folder).rglob('*') if o.is_file()}
+
+
+def start(*args, cwd, **env):
+    env = {k: v for k, v in os.environ.items() if k != 'IMGCLS_DATA'} | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1') | env
+    code = 'import sys; from imgcls.cli import main; sys.exit(main())'
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def command(*args, cwd, status=0, **env):
+    "Run the command in a process of its own; what it wrote to standard output and standard error"
+    process = start(*args, cwd=cwd, **env)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, f'{args} ended with {process.returncode}\n{out}\n{err}'
+    assert status == 1 or 'Traceback' not in err
+    return out, err
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "240 digits of four classes in split folders, one file cut off and one that is no image"
+    folder = tmp_path_factory.mktemp('data')/'photos'
+    for name in '0147':
+        for i, file in enumerate(sorted((sample('digits')/name).iterdir())[:60]):
+            dest = folder/('train', 'train', 'train', 'valid', 'test')[i % 5]/name
+            dest.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, dest)
+    (folder/'train/4/cut.png').write_bytes(file.read_bytes()[:60])
+    (folder/'test/0/web.jpg').write_text('<!doctype html>')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def run(photos):
+    "A run of `imgcls train`, with what it said"
+    before = contents(photos)
+    out, err = command('train', photos, '--out', 'run', '--seed', 7, *small, cwd=photos.parent)
+    assert contents(photos) == before
+    return photos.parent/'run', out, err
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+def test_train_writes(run):
+    folder, out, err = run
+    figures = ['batch', 'confusion', 'history', 'top_losses']
+    assert names(folder) == sorted(['bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'figures', 'history.csv', 'predictions',
+                                    'predictions/test.csv', 'predictions/valid.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
+    for name in figures:
+        with Image.open(folder/f'figures/{name}.png') as img: assert min(img.size) > 200 and len(img.convert('RGB').getcolors(10**6)) > 5
+    with open(folder/'history.csv') as f: rows = list(csv.DictReader(f))
+    assert [o['stage'] for o in rows] == ['frozen'] and {'epoch', 'train_loss', 'valid_loss', 'accuracy', 'seconds'} <= rows[0].keys()
+    with open(folder/'predictions/test.csv') as f: assert [o['actual'] for o in csv.DictReader(f)] == ['0'] * 12 + ['1'] * 12 + ['4'] * 12 + ['7'] * 12
+    with open(folder/'set_aside.csv') as f: assert {o['path']: o['error'].partition(':')[0] for o in csv.DictReader(f)} == {'train/4/cut.png': 'truncated', 'test/0/web.jpg': 'not an image'}
+
+
+def test_train_settings(run, photos):
+    about = tomllib.loads((run[0]/'run.toml').read_text('utf-8'))
+    asked = about['settings']
+    assert (asked['command'], asked['seed'], asked['size'], asked['epochs'], asked['freeze_epochs'], asked['bs'], asked['augment'], asked['compute']) == ('train', 7, 32, 0, 1, 32, 'no_flip', 'fp32')
+    assert asked['folder'] == str(photos) and asked['arch'] == 'efficientnet_lite0' and asked['strict'] is False
+    assert {'torch', 'fastai', 'timm'} <= about['versions'].keys() and about['machine']['python'] == sys.version.split()[0]
+    assert about['compute']['dtype'] == 'float32' and about['chosen']['presize'] > 32
+    assert {k: o['n'] for k, o in about['results'].items()} == dict(valid=48, test=48)
+    assert all(0 <= o['low'] <= o['accuracy'] <= o['high'] <= 1 for o in about['results'].values())
+    metrics = json.loads((run[0]/'bundle/classifier.json').read_text())['metrics']
+    assert [(o['split'], o['value']) for o in metrics] == [(k, o['accuracy']) for k, o in about['results'].items()]
+
+
+def test_train_says(run):
+    "Results on standard output, the way there on standard error, in plain lines"
+    folder, out, err = run
+    assert re.search(r'^total +144 +48 +48 +2$', out, re.M) and 'valid: accuracy' in out and 'test: accuracy' in out and '95 % interval' in out
+    assert 'Everything is in run' in out and 'imgcls predict run/bundle PHOTO' in out
+    lines = err.splitlines()
+    assert sum(o.startswith('compute: cpu, float32') for o in lines) == 1
+    assert sum(o.startswith('epoch 1/1 (frozen): train loss') for o in lines) == 1
+    (aside,) = [o for o in lines if 'set aside' in o]
+    assert aside.startswith('warning: 2 of 242 files') and 'train/4/cut.png' in aside and 'test/0/web.jpg' in aside and 'truncated' in aside
+    assert '\r' not in err and '█' not in err and 'Warning' not in err
+
+
+def test_same_seed_same_weights(run, photos, tmp_path):
+    "Another process with the same command gives the same weights, another seed others"
+    weights = (run[0]/'bundle/model.safetensors').read_bytes()
+    command('train', photos, '--out', tmp_path/'again', '--seed', 7, *small, cwd=tmp_path)
+    assert (tmp_path/'again/bundle/model.safetensors').read_bytes() == weights
+    assert main(['train', str(photos), '--out', str(tmp_path/'other'), '--seed', '8', *small]) == 0
+    assert (tmp_path/'other/bundle/model.safetensors').read_bytes() != weights
+
+
+def test_interrupted(photos, tmp_path):
+    "Ctrl-C in the middle of training: status 130, no traceback, nothing left"
+    process = start('train', photos, '--out', 'deep/run', *small, '--freeze-epochs', '500', cwd=tmp_path)
+    for line in process.stderr:
+        if line.startswith('epoch 2/'): break
+    assert (tmp_path/'deep/run/run.toml').exists()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in err
+    assert names(tmp_path) == []
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+def test_predict(run, photos):
+    files = sorted((photos/'test').glob('*/*.png'))
+    out, err = command('predict', 'run/bundle', *files, cwd=photos.parent)
+    rows = [o.split('\t') for o in out.splitlines()]
+    assert [o[0] for o in rows] == [str(o) for o in files] and all(o[1] in '0147' and 0.25 <= float(o[2]) <= 1 for o in rows)
+    right = sum(o[1] == Path(o[0]).parent.name for o in rows)
+    with open(photos.parent/'run/predictions/test.csv') as f: assert abs(right - sum(o['correct'] == 'True' for o in csv.DictReader(f))) <= 1
+
+
+def test_predict_json_and_bad_files(run, photos, capsys):
+    bundle, good, bad = str(run[0]/'bundle'), str(photos/'valid/7'), str(photos/'train/4/cut.png')
+    assert main(['predict', bundle, bad, good, 'gone.png', '--json', '--k', '4']) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert len(rows) == 14 and rows[0]['label'] is None and rows[0]['error'].startswith('truncated') and rows[-1]['error'] == 'missing'
+    assert sum(rows[1][o] for o in ('probability', 'probability_2', 'probability_3', 'probability_4')) == pytest.approx(1, abs=1e-4)
+    assert 'warning: 2 of 14 files cannot be used: ' in captured.err and 'cut.png (truncated' in captured.err and 'gone.png (missing)' in captured.err
+    assert main(['predict', bundle, bad, good]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 13 and lines[0] == f'{bad}\t\t' and lines[1].count('\t') == 2
+
+
+@pytest.mark.parametrize('files,options,status', [(['train/4/cut.png'], [], 1), (['gone.png'], [], 1), (['gone.png', 'train/4/cut.png'], [], 1),
+    (['gone.png', 'valid/7'], [], 0), (['gone.png', 'valid/7'], ['--strict'], 1), (['valid/7'], ['--strict'], 0)])
+def test_predict_status(run, photos, capsys, files, options, status):
+    assert main(['predict', str(run[0]/'bundle'), *(str(photos/o) for o in files), *options]) == status
+    if status: assert 'cannot be used' in capsys.readouterr().err
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+def test_evaluate(run, photos, tmp_path):
+    before = contents(photos)
+    out, err = command('evaluate', run[0]/'bundle', photos, '--json', '--out', tmp_path/'evaluation', '--compute', 'fp32', cwd=tmp_path)
+    found = json.loads(out)
+    test = tomllib.loads((run[0]/'run.toml').read_text())['results']['test']
+    assert found['split'] == 'test' and found['accuracy']['n'] == 48 and found['accuracy']['value'] == pytest.approx(test['accuracy'])
+    assert [o['path'] for o in found['set_aside']] == ['test/0/web.jpg'] and all(o['count'] > 0 for o in found['most_confused'])
+    assert names(tmp_path/'evaluation') == ['figures', 'figures/confusion.png', 'figures/top_losses.png', 'predictions', 'predictions/test.csv', 'run.toml']
+    assert contents(photos) == before
+
+
+@pytest.mark.parametrize('split,n', [('auto', 48), ('test', 48), ('valid', 48), ('train', 144), ('all', 240)])
+def test_evaluate_splits(run, photos, capsys, split, n):
+    assert main(['evaluate', str(run[0]/'bundle'), str(photos), '--split', split]) == 0
+    assert capsys.readouterr().out.startswith(f'{n} photos ({"test" if split == "auto" else split}): accuracy ')
+
+
+def test_evaluate_plain_folder(run, photos, capsys):
+    "A folder of class folders without splits is read as a whole"
+    assert main(['evaluate', str(run[0]/'bundle'), str(photos/'valid')]) == 0
+    assert capsys.readouterr().out.startswith('48 photos (all): accuracy ')
+    assert main(['evaluate', str(run[0]/'bundle'), str(photos/'valid'), '--split', 'test']) == 1
+    assert "there is no split 'test' in the folder; it has train, valid" in capsys.readouterr().err
+
+
+def test_evaluate_other_classes(run, photos, tmp_path, capsys):
+    bundle = str(run[0]/'bundle')
+    for name in ('0', '1'): shutil.copytree(photos/'valid'/name, tmp_path/'mixed'/name)
+    shutil.copytree(photos/'valid/4', tmp_path/'mixed/four')
+    assert main(['evaluate', bundle, str(tmp_path/'mixed')]) == 1
+    assert 'differ (only in the folder: four; only in the classifier: 4, 7). Add --allow-missing' in capsys.readouterr().err
+    assert main(['evaluate', bundle, str(tmp_path/'mixed'), '--allow-missing']) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith('24 photos (all): accuracy') and 'evaluating the shared classes alone: 0, 1' in captured.err
+    shutil.copytree(photos/'valid/4', tmp_path/'none/four')
+    assert main(['evaluate', bundle, str(tmp_path/'none'), '--allow-missing']) == 1
+    assert 'share no class (only in the folder: four; only in the classifier: 0, 1, 4, 7)' in capsys.readouterr().err
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+def test_demo_on_own_photos(photos, tmp_path):
+    before = contents(photos)
+    out, err = command('demo', photos, cwd=tmp_path)
+    assert contents(photos) == before and names(tmp_path)[:2] == ['imgcls-demo', 'imgcls-demo/bundle']
+    for text in ('Your photos in', 'total ', 'test: accuracy', '95 % interval', 'a photo that was not in training', 'test/0/', ', with probability ',
+                 'Everything is in imgcls-demo', 'bundle/model.safetensors', 'figures/confusion.png', 'imgcls predict imgcls-demo/bundle PHOTO', 'imgcls notebooks DIR'):
+        assert text in out, text
+    assert sum(o.startswith('epoch ') for o in err.splitlines()) == 3
+
+
+def test_demo_data(monkeypatch, tmp_path):
+    from imgcls import cli
+    monkeypatch.delenv('IMGCLS_DATA', raising=False)
+    folder, settings, about = cli._demo_data(None)
+    assert folder == sample('digits') and settings['augment'] == 'no_flip' and 'They stand in for photos' in about and 'imgcls demo FOLDER' in about
+    (tmp_path/'clothing').mkdir()
+    monkeypatch.setenv('IMGCLS_DATA', str(tmp_path))
+    folder, settings, about = cli._demo_data(None)
+    assert folder == tmp_path/'clothing' and settings['augment'] == 'standard' and 'clothes' in about
+    assert cli._demo_data(Path('mine'))[0] == Path('mine')
+
+
+def test_free_folders(tmp_path, monkeypatch):
+    from imgcls.cli import _free_folder
+    monkeypatch.chdir(tmp_path)
+    photos = tmp_path/'photos'
+    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
+    (tmp_path/'imgcls-run').mkdir()
+    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
+    for i in ('', '-2'): (tmp_path/f'imgcls-run{i}'/'x').mkdir(parents=True)
+    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run-3')
+    assert _free_folder(Path('imgcls-run'), 'x', photos) == Path('imgcls-run')  # what was asked for is never changed
+    for out in ('photos', 'photos/run', 'photos/../photos/a/b'):
+        with pytest.raises(ValueError, match='is inside of the folder of photos'): _free_folder(out, 'x', photos)
+
+
+# --- notebooks, samples, version, help --------------------------------------------------------------------------------
+def test_notebooks(tmp_path, capsys):
+    made = [o for name in ('tutorials', 'explanations') for o in sorted((root/'nbs'/name).glob('*.ipynb'))]
+    if not made: pytest.skip('no tutorials are written yet')
+    assert main(['notebooks', str(tmp_path/'mine')]) == 0
+    assert f'{len(made)} notebooks are in' in capsys.readouterr().out
+    copies = sorted((tmp_path/'mine').rglob('*.ipynb'))
+    assert sorted(o.name for o in copies) == sorted(o.name for o in made)
+    for o in made: assert (tmp_path/'mine'/o.relative_to(root/'nbs')).read_bytes() == o.read_bytes()
+    assert main(['notebooks', str(tmp_path/'mine')]) == 0
+    copies[0].write_text('changed')
+    copies[-1].unlink() if len(copies) > 1 else None
+    capsys.readouterr()
+    before = contents(tmp_path)
+    assert main(['notebooks', str(tmp_path/'mine')]) == 1
+    assert 'changed, and would be overwritten' in (err := capsys.readouterr().err) and copies[0].name in err
+    assert contents(tmp_path) == before
+
+
+def test_samples(tmp_path):
+    out, _ = command('samples', cwd=tmp_path)
+    assert {'digits', 'clothing', 'cats_dogs'} <= {o.split()[0] for o in out.splitlines()}
+
+
+def test_version(tmp_path):
+    import imgcls
+    out, err = command('version', cwd=tmp_path)
+    assert out.startswith(f'imgcls {imgcls.__version__}\npython 3.') and '\ntorch ' in out and not err
+
+
+def test_help_is_light_and_quick(tmp_path, record_testsuite_property):
+    "Neither fastai, torch, pandas nor matplotlib is loaded for help, and the time is told"
+    code = '''
+import sys
+from imgcls.cli import main
+status = main(sys.argv[1:])
+print([o for o in ('fastai', 'torch', 'pandas', 'matplotlib', 'numpy', 'PIL') if o in sys.modules], status)'''
+    env = os.environ | dict(PYTHONPATH=str(root))
+    for args in (['--help'], ['train', '--help'], ['predict'], ['nonsense']):
+        begin = time.perf_counter()
+        out = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        seconds = time.perf_counter() - begin
+        assert out.stdout.splitlines()[-1] == f'[] {0 if "--help" in args else 2}', out.stderr
+        if args == ['--help']: record_testsuite_property('seconds of imgcls --help', f'{seconds:.2f}')
+        print(f'imgcls {" ".join(args)}: {seconds:.2f} s')
+        assert seconds < 5
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    assert main(['--help']) == 0
+    listed = [o.split()[0] for o in capsys.readouterr().out.partition('Commands:')[2].splitlines() if o.strip()]
+    assert set(listed) == {'demo', 'train', 'evaluate', 'predict', 'notebooks', 'samples', 'version'}
+    for name in listed:
+        assert main([name, '--help']) == 0
+        out = capsys.readouterr().out
+        assert f'Example: imgcls {name}' in out and '...' not in out.partition('Options:')[2]
+        for line in out.partition('Options:')[2].splitlines():
+            if line.strip().startswith('--'): assert len(line.split('  ')) >= 2, line
+
+
+# --- What can go wrong ------------------------------------------------------------------------------------------------
+def digits(folder, **classes):
+    "A folder with a number of digits for each class; a name may hold splits, as in train_0"
+    files = sorted(sample('digits').rglob('*.png'))
+    for name, n in classes.items():
+        dest = folder/name.lstrip('c').replace('_', '/')
+        dest.mkdir(parents=True)
+        for i, file in enumerate(files[:n]): shutil.copy(file, dest/f'{name}{i}.png')
+    return folder
+
+
+def empty(folder): folder.mkdir()
+
+
+def only_bad(folder):
+    for name in 'ab':
+        (folder/name).mkdir(parents=True)
+        for i in range(3): (folder/name/f'{i}.jpg').write_text('no image')
+
+
+bad_folders = {
+    'empty': (empty, 'there are no images in'), 'missing': (lambda o: None, 'There is no folder'), 'a file': (lambda o: o.write_text('x'), 'is a file, and a folder of images was expected'),
+    'one class': (lambda o: digits(o, c0=5), 'there is only one class, `0`, and a classifier needs at least two'),
+    'one image': (lambda o: digits(o, c0=5, c1=1), 'a class with only one image: 1'),
+    'only in validation': (lambda o: digits(o, train_0=4, train_1=4, valid_0=2, valid_1=2, valid_2=2), 'a class only in valid, with nothing in train to learn from: 2'),
+    'only in test': (lambda o: digits(o, train_0=4, train_1=4, valid_0=2, valid_1=2, test_9=2), 'a class only in test, with nothing in train to learn from: 9'),
+    'no class folders': (lambda o: [digits(o.parent/'tmp', c0=4), shutil.copytree(o.parent/'tmp/0', o), shutil.rmtree(o.parent/'tmp')], 'lie directly in'),
+    'nothing readable': (only_bad, 'none of the 6 files in')}
+
+
+@pytest.mark.parametrize('name', bad_folders)
+@pytest.mark.parametrize('verb', ['train', 'demo'])
+def test_bad_folder(tmp_path, capsys, name, verb):
+    "One sentence, status 1, and nothing half written"
+    make, text = bad_folders[name]
+    make(tmp_path/'photos')
+    before = names(tmp_path)
+    assert main([verb, str(tmp_path/'photos'), '--out', str(tmp_path/'deep/run')]) == 1
+    captured = capsys.readouterr()
+    (line,) = [o for o in captured.err.splitlines() if o.startswith('error: ')]
+    assert text in line and 'Traceback' not in captured.err and names(tmp_path) == before
+
+
+def test_bad_folder_in_a_process(tmp_path):
+    (tmp_path/'photos').mkdir()
+    out, err = command('train', 'photos', '--out', 'run', cwd=tmp_path, status=1)
+    assert err.startswith('error: there are no images in') and len(err.splitlines()) == 1 and names(tmp_path) == ['photos']
+
+
+@pytest.mark.parametrize('verb', [['train'], ['demo'], ['evaluate', 'BUNDLE']])
+def test_bad_out(run, photos, tmp_path, capsys, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    verb = [str(run[0]/'bundle') if o == 'BUNDLE' else o for o in verb]
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full/mine.txt').write_text('x')
+    before, data = contents(tmp_path), contents(photos)
+    for out, text in (('file', "is a file. Choose another name for the run's folder"), ('full', "isn't empty. Choose another folder for the run"),
+                      ('file/below/it', "Can't write"), (str(photos/'run'), 'is inside of the folder of photos')):
+        begin = time.perf_counter()
+        assert main([*verb, str(photos), '--out', out]) == 1
+        assert text in capsys.readouterr().err
+        assert time.perf_counter() - begin < 20  # before any work
+        assert contents(tmp_path) == before and contents(photos) == data
+
+
+def test_strict(photos, tmp_path, capsys):
+    assert main(['train', str(photos), '--strict', '--out', str(tmp_path/'run')]) == 1
+    assert '2 files cannot be used, and --strict was given: test/0/web.jpg (not an image' in capsys.readouterr().err and not names(tmp_path)
+
+
+@pytest.mark.parametrize('args,text', [
+    (['train', 'PHOTOS', '--arch', 'efficientnet_lite9'], "no backbone 'efficientnet_lite9' in timm"), (['train', 'PHOTOS', '--valid', '1'], '`valid` and `test` must be shares'),
+    (['train', 'PHOTOS', '--label', '('], "is none:"), (['train', 'PHOTOS', '--label', r'^(x+)\.png$'], 'names do not match'), (['train', 'PHOTOS', '--lr', '0'], '`lr` and `lr_mult` must be positive'),
+    (['predict', 'nowhere', 'x.jpg'], "there is no bundle 'nowhere'"), (['predict', 'PHOTOS', 'x.jpg'], 'is no bundle: it has no file classifier.json'),
+    (['predict', 'BUNDLE', 'x.jpg', '--k', '9'], '`k` must be a whole number from 1 to 4'), (['predict', 'BUNDLE', 'VOID'], 'there are no images in'),
+    (['evaluate', 'BUNDLE', 'nowhere'], 'There is no folder'), (['evaluate', 'nowhere', 'PHOTOS'], "there is no bundle 'nowhere'"), (['evaluate', 'BUNDLE', 'PHOTOS', '--strict'], '--strict was given'),
+    (['notebooks', 'FILE/x'], "Can't write")], ids=lambda o: ' '.join(o) if isinstance(o, list) else '')
+def test_bad_arguments(run, photos, tmp_path, capsys, monkeypatch, args, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'file').write_text('x')
+    (tmp_path/'void').mkdir()
+    before, places = contents(tmp_path), dict(PHOTOS=str(photos), BUNDLE=str(run[0]/'bundle'), VOID='void')
+    assert main([places.get(o, o.replace('FILE', 'file')) for o in args]) == 1
+    err = capsys.readouterr().err
+    assert text in err and 'Traceback' not in err and err.count('error: ') == 1 and contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('args', [['nonsense'], ['train'], ['train', 'x', '--epochs', '-1'], ['train', 'x', '--size', 'big'], ['train', 'x', '--size', '4'], ['train', 'x', '--bs', '0'],
+    ['train', 'x', '--augment', 'much'], ['train', 'x', '--valid', '2'], ['train', 'x', '--nonsense'], ['predict', 'x'], ['evaluate', 'x'], ['evaluate', 'x', 'y', '--split', 'val'], ['notebooks'], []],
+    ids=lambda o: ' '.join(o))
+def test_wrong_usage(tmp_path, capsys, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    assert 'Traceback' not in capsys.readouterr().err and not names(tmp_path)
+
+
+def test_faults_of_ours_show_themselves(monkeypatch, photos, tmp_path):
+    "An error that isn't meant for the user keeps its traceback, and nothing is left"
+    from imgcls import cli
+    def broken(*args): return {}['missing']
+    monkeypatch.setattr(cli, '_fit', broken)
+    with pytest.raises(KeyError): main(['train', str(photos), '--out', str(tmp_path/'run')])
+    assert not names(tmp_path)
+
+
+def test_the_log_is_as_before(capsys):
+    import logging
+    log = logging.getLogger('imgcls')
+    before = list(log.handlers)
+    main(['version'])
+    main(['train', 'nowhere'])
+    assert log.handlers == before
