@@ -13,9 +13,10 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'cache_folder', 'check_option
            'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
            'qualified_name', 'WeightsError', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune',
            'image_learner', 'ImageLearner', 'no_trace', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
-           'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
+           'Classifier', 'load_bundle', 'save_bundle']
 
-# %% ../nbs/api/99_all.ipynb #59b57d42
+# %% ../nbs/api/99_all.ipynb #b4907dd4
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, cache_folder, check_option, DataError, figure, ImgclsError, import_extra, MissingExtraError, progress,
@@ -35,6 +36,7 @@ from .train.callbacks import BnEval, EpochLines, History
 from .train.run import history_frame, Run
 from .train.learner import fine_tune, image_learner, ImageLearner, no_trace, predict
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
+from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .deploy.predictor import BundleError, Classifier, load_bundle
 from .deploy.bundle import save_bundle
 
@@ -46,4 +48,5 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'cache_folder', 'check_option',
          'split_loader', 'TableReader', 'TableSplitter', 'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm',
          'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'BnEval', 'EpochLines', 'History', 'history_frame',
          'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'no_trace', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
-         'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+         'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle',
+         'save_bundle']

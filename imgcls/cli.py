@@ -69,7 +69,7 @@ def _read_table(folder, strict, **options):
         raise DataError(f'{len(bad):,} files cannot be used, and --strict was given: {shorten(bad["path"] + " (" + bad["error"] + ")")}')
     return table
 
-# %% ../nbs/api/90_cli.ipynb #f8fbe8b8
+# %% ../nbs/api/90_cli.ipynb #4a8420f7
 def _fit(table, s):
     "Train on a table with the settings `s`, and return the learner"
     from fastai.callback.progress import ProgressCallback
@@ -83,7 +83,8 @@ def _fit(table, s):
     learn = learner.image_learner(dls, s['arch'], compute=chosen)
     learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
     lines = callbacks.EpochLines(s['epochs'] + s['freeze_epochs'])
-    with learn.no_logging(): return learner.fine_tune(learn, s['epochs'], lr=s['lr'], freeze_epochs=s['freeze_epochs'], cbs=[lines])
+    with learn.no_logging(): learner.fine_tune(learn, s['epochs'], lr=s['lr'], freeze_epochs=s['freeze_epochs'], cbs=[lines])
+    return learn
 
 
 def _batch_figure(learn):
@@ -94,13 +95,14 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../nbs/api/90_cli.ipynb #4a886006
+# %% ../nbs/api/90_cli.ipynb #e5087230
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
     from imgcls.evaluate import interpret, metrics
     from imgcls.train import learner
     from imgcls.train.run import history_frame
+    run.write_history(history_frame(learn))
     counts, found = table.loc[table['error'] == '', 'split'].value_counts(), {}
     for split in [o for o in ('valid', 'test') if o in counts]:
         log.info('predicting the %d photos of %s', counts[split], split)
@@ -109,7 +111,6 @@ def _write_results(run, learn, table):
         run.write_predictions(preds, split)
         save_bundle(learn, run.bundle, metrics=found, overwrite=True)  # saved before the test photos are read
         if split == 'valid': valid = preds
-    run.write_history(history_frame(learn))
     run.write_settings(dict(results={k: dict(accuracy=o.value, low=o.low, high=o.high, n=o.n, level=o.level) for k, o in found.items()}))
     figures = dict(confusion=interpret.plot_confusion(valid), top_losses=interpret.plot_top_losses(valid),
                    history=interpret.plot_history(history_frame(learn)), batch=_batch_figure(learn))
@@ -296,7 +297,7 @@ def demo(
   imgcls train FOLDER --out RUN     with your own photos, a folder for each class
   imgcls notebooks DIR              to see how it works''')
 
-# %% ../nbs/api/90_cli.ipynb #37de4dca
+# %% ../nbs/api/90_cli.ipynb #688a3bd9
 @_command('imgcls notebooks my_notebooks')
 def notebooks(
     folder:Path, # Where to put them; what you have changed there is not overwritten
@@ -324,8 +325,8 @@ def samples():
 def version():
     "Show the versions that are installed."
     from imgcls.train.run import _versions
-    typer.echo(f'imgcls {sys.modules["imgcls"].__version__}\npython {sys.version.split()[0]}')
-    for o in _versions('fastai', 'torch', 'torchvision', 'timm', 'fastcore', 'numpy', 'pandas', 'pillow').items(): typer.echo(' '.join(o))
+    found = _versions('fastai', 'torch', 'torchvision', 'timm', 'fastcore', 'numpy', 'pandas', 'pillow')
+    for o in (found | dict(python=sys.version.split()[0])).items(): typer.echo(' '.join(o))
 
 # %% ../nbs/api/90_cli.ipynb #62ee0d20
 def _line(record): return (f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else '') + record.getMessage()

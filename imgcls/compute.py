@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Compute', 'bf16_reason', 'tune_allocator', 'choose_compute', 'apply_compute', 'run_as', 'compute_report']
 
-# %% ../nbs/api/03_compute.ipynb #ce6042d8
+# %% ../nbs/api/03_compute.ipynb #6726f0fa
 import ctypes, logging, os, platform
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,10 +17,10 @@ from .core import check_option
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/03_compute.ipynb #9d3e580d
-@dataclass(frozen=True)
+# %% ../nbs/api/03_compute.ipynb #74aba979
+@dataclass(frozen=True, kw_only=True)
 class Compute:
-    "How a model runs: made by `choose_compute`, applied by `apply_compute` and `run_as`"
+    "How a model runs: made by `choose_compute`, applied by `apply_compute` and `run_as`."
     device: str = 'cpu' # Where the tensors are: 'cpu', 'cuda', 'cuda:1', 'mps'
     dtype: torch.dtype = torch.float32 # Format of the arithmetic in the forward pass; weights stay float32
     channels_last: bool = False # Keep the channels of a pixel side by side in memory?
@@ -76,7 +77,7 @@ def tune_allocator()->bool: # Is the allocator set, now or by an earlier call?
     if ok: _tuned.append(True)
     return ok
 
-# %% ../nbs/api/03_compute.ipynb #028ccfbc
+# %% ../nbs/api/03_compute.ipynb #e37b1e50
 def choose_compute(
     compute:str|Compute='auto', # 'auto', 'fp32' (plain everything), 'bf16', or a `Compute` that was chosen before
     *,
@@ -87,12 +88,12 @@ def choose_compute(
     check_option('compute', compute, ('auto', 'fp32', 'bf16'))
     device = _pick_device(device)
     kind = torch.device(device).type
-    if compute == 'fp32': return Compute(device, reasons=("compute='fp32' was asked for",))
+    if compute == 'fp32': return Compute(device=device, reasons=("compute='fp32' was asked for",))
     fast, why = bf16_reason(device)
     if compute == 'bf16': fast, why = True, "compute='bf16' was asked for"
     alloc, why_alloc = _can_tune_allocator() if kind == 'cpu' else (False, '')
     reasons = (why, 'convolutions run faster with channels last', *((why_alloc,) if why_alloc else ()))
-    return Compute(device, torch.bfloat16 if fast else torch.float32, True, alloc, reasons)
+    return Compute(device=device, dtype=torch.bfloat16 if fast else torch.float32, channels_last=True, allocator=alloc, reasons=reasons)
 
 # %% ../nbs/api/03_compute.ipynb #48bb1311
 _said = set()
@@ -111,7 +112,7 @@ def apply_compute(
         _log.info('compute: %s', repr(chosen).replace('\n- ', '; '))
     return chosen
 
-# %% ../nbs/api/03_compute.ipynb #e19a8661
+# %% ../nbs/api/03_compute.ipynb #0f948045
 def _map_tensors(f, o):
     if isinstance(o, torch.Tensor): return f(o)
     return type(o)(_map_tensors(f, x) for x in o) if isinstance(o, (list, tuple)) else o
@@ -127,7 +128,7 @@ def _to_float(x): return x.float() if x.is_floating_point() else x
 def run_as(
     model:torch.nn.Module, # Its forward pass is what is changed, also when a larger program calls it
     compute:Compute, # From `choose_compute`
-):
+)->Iterator[torch.nn.Module]: # The model
     "Run the forward passes of `model` as `compute` says, until the `with` block ends."
     opened = []
 

@@ -206,7 +206,7 @@ def progress(
     room = {} if widget else dict(ncols=cols - 1, nrows=lines)
     return iter(tqdm(items, total=total, desc=label or None, delay=0.5, leave=False, **room))
 
-# %% ../nbs/api/00_core.ipynb #a5f89dec
+# %% ../nbs/api/00_core.ipynb #ff99e897
 def figure(
     rows:int=1, # rows of plots
     cols:int=1, # columns of plots
@@ -216,6 +216,6 @@ def figure(
 )->tuple: # (Figure, Axes): one Axes, or a NumPy array of them if there are several
     "An empty figure whose labels find their own room; return it from a plotting function."
     from matplotlib.figure import Figure
-    if _in_notebook(): import matplotlib_inline.backend_inline  # teaches Jupyter to draw a Figure that a cell returns
+    if _in_notebook(): import matplotlib_inline.backend_inline  # noqa: F401  # teaches Jupyter to draw a Figure that a cell returns
     fig = Figure(figsize=(width, height), layout='constrained')
     return fig, fig.subplots(rows, cols)

@@ -94,7 +94,7 @@ def test_what_is_written(learn, saved):
 def test_card(saved):
     card = (saved/'model_card.md').read_text('utf-8')
     for text in ('# An image classifier with 2 classes', 'For a photo it gives one of: china, flower.', 'embedded/efficientnet_lite0', '64 × 64 pixels', '| class | train | valid |',
-                 '- accuracy on valid: ', '95% interval', 'n = 20', 'load_bundle(', '## Limits'): assert text in card
+                 '- accuracy on valid: ', '95 % interval', 'n = 20', 'load_bundle(', '## Limits'): assert text in card
     assert len(card) < 3000 and not re.search(r'\bNone\b|nan', card)
 
 

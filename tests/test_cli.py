@@ -251,7 +251,7 @@ def test_samples(tmp_path):
 def test_version(tmp_path):
     import imgcls
     out, err = command('version', cwd=tmp_path)
-    assert out.startswith(f'imgcls {imgcls.__version__}\npython 3.') and '\ntorch ' in out and not err
+    assert out.startswith(f'imgcls {imgcls.__version__}\nfastai ') and '\npython 3.' in out and '\ntorch ' in out and not err
 
 
 def test_help_is_light_and_quick(tmp_path, record_testsuite_property):
@@ -356,7 +356,7 @@ def test_strict(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('args,text', [
-    (['train', 'PHOTOS', '--arch', 'efficientnet_lite9'], "no backbone 'efficientnet_lite9' in timm"), (['train', 'PHOTOS', '--valid', '1'], '`valid` and `test` must be shares'),
+    (['train', 'PHOTOS', '--arch', 'efficientnet_lite9'], "no backbone 'efficientnet_lite9' in timm"), (['train', 'PLAIN', '--valid', '1'], '`valid` and `test` must be shares'),
     (['train', 'PHOTOS', '--label', '('], "is none:"), (['train', 'PHOTOS', '--label', r'^(x+)\.png$'], 'names do not match'), (['train', 'PHOTOS', '--lr', '0'], '`lr` and `lr_mult` must be positive'),
     (['predict', 'nowhere', 'x.jpg'], "there is no bundle 'nowhere'"), (['predict', 'PHOTOS', 'x.jpg'], 'is no bundle: it has no file classifier.json'),
     (['predict', 'BUNDLE', 'x.jpg', '--k', '9'], '`k` must be a whole number from 1 to 4'), (['predict', 'BUNDLE', 'VOID'], 'there are no images in'),
@@ -366,7 +366,7 @@ def test_bad_arguments(run, photos, tmp_path, capsys, monkeypatch, args, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'file').write_text('x')
     (tmp_path/'void').mkdir()
-    before, places = contents(tmp_path), dict(PHOTOS=str(photos), BUNDLE=str(run[0]/'bundle'), VOID='void')
+    before, places = contents(tmp_path), dict(PHOTOS=str(photos), PLAIN=str(photos/'valid'), BUNDLE=str(run[0]/'bundle'), VOID='void')
     assert main([places.get(o, o.replace('FILE', 'file')) for o in args]) == 1
     err = capsys.readouterr().err
     assert text in err and 'Traceback' not in err and err.count('error: ') == 1 and contents(tmp_path) == before

@@ -188,18 +188,18 @@ def test_no_permission(tmp_path):
     with pytest.raises(PermissionError, match="Can't write '.*x.txt': permission denied. Choose a folder in which you may write."):
         with atomic_file(tmp_path/'closed'/'x.txt') as f: f.write('x')
     with pytest.raises(PermissionError, match="Can't write"):
-        with atomic_folder(tmp_path/'closed'/'d') as d: pass
+        with atomic_folder(tmp_path/'closed'/'d'): pass
 
 def test_permission_is_told_at_once(tmp_path, monkeypatch):
     "As root one may write everywhere, so the system's answer is played"
     def refuse(*a, **kw): raise PermissionError(13, 'Permission denied', 'x')
     monkeypatch.setattr('builtins.open', refuse)
     with pytest.raises(PermissionError, match="Can't write '.*x.txt': permission denied. Choose a folder in which you may write."):
-        with atomic_file(tmp_path/'sub'/'x.txt') as f: pytest.fail('the block must not begin')
+        with atomic_file(tmp_path/'sub'/'x.txt'): pytest.fail('the block must not begin')
     monkeypatch.undo()
     monkeypatch.setattr(os, 'mkdir', refuse)
     with pytest.raises(PermissionError, match="Can't write '.*d': permission denied"):
-        with atomic_folder(tmp_path/'d') as d: pytest.fail('the block must not begin')
+        with atomic_folder(tmp_path/'d'): pytest.fail('the block must not begin')
     monkeypatch.undo()
     assert names(tmp_path) == []
 
@@ -250,7 +250,7 @@ def test_folder_exists(tmp_path):
     before = names(tmp_path)
     for name in before:
         with pytest.raises(FileExistsError, match="exists already. Choose another folder, or remove this one first."):
-            with atomic_folder(tmp_path/name) as d: pytest.fail('the block must not begin')
+            with atomic_folder(tmp_path/name): pytest.fail('the block must not begin')
     assert names(tmp_path) == before
 
 @pytest.mark.parametrize('content', [[], ['first']])

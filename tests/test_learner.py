@@ -7,7 +7,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.block import CategoryBlock, DataBlock
-from fastai.data.transforms import GrandparentSplitter, RandomSplitter, get_image_files, parent_label
+from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastai.vision.augment import Resize

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TableReader', 'TableSplitter', 'OpenImage', 'image_block', 'image_loaders', 'split_loader']
 
-# %% ../../nbs/api/15_data.loaders.ipynb #68377aec
+# %% ../../nbs/api/15_data.loaders.ipynb #7ee37b50
 import logging, os, random, sys, warnings
 from pathlib import Path
 
 import pandas as pd
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IntToFloatTensor
 from fastai.vision.core import PILImage
 from fasttransform import Transform
@@ -125,13 +125,13 @@ def image_loaders(
     _log.info('loaders: pictures of %d px, presized to %d, %d worker processes', size, presize, workers)
     return dls
 
-# %% ../../nbs/api/15_data.loaders.ipynb #9450f8b1
+# %% ../../nbs/api/15_data.loaders.ipynb #869a027b
 def split_loader(
     dls:DataLoaders, # From `image_loaders`
     split:str|pd.DataFrame='valid', # 'train', 'valid', 'test', or a table like `dls.table`
     *,
     bs:int|None=None, # Images in a batch; None takes that of `dls`
-):
+)->TfmdDL: # fastai's loader, with labels
     "A loader that reads a split in order, completely, and without augmentation."
     if not hasattr(dls, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
     table = split if isinstance(split, pd.DataFrame) else dls.table[dls.table['split'] == check_option('split', split, ('train', 'valid', 'test'))]

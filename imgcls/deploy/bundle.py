@@ -17,7 +17,7 @@ from ..core import atomic_folder, shorten, write_json
 from ..data.tables import table_counts
 from ..train.run import _versions
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #0f0e0072
+# %% ../../nbs/api/51_deploy.bundle.ipynb #cf7c9626
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     usable = table[table['error'] == ''] if 'error' in table else table
@@ -45,7 +45,7 @@ def _describe(learn, metrics):
         raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
     table = getattr(dls, 'table', None)
     return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
-                metrics=_describe_metrics(metrics), versions=_versions('imgcls', 'fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
+                metrics=_describe_metrics(metrics), versions=_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
                 data={} if table is None else _describe_data(table))
 
 
@@ -63,7 +63,7 @@ def _write_bundle(folder, about, state):
     n = sum(v.numel() for v in state.values())
     (folder/'model_card.md').write_text(_card(about, n), encoding='utf-8')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #66c24b6a
+# %% ../../nbs/api/51_deploy.bundle.ipynb #2a1d4c08
 def _counts_lines(images):
     "A table in Markdown: classes down, splits across"
     if not images: return ['Not recorded.']
@@ -90,8 +90,8 @@ _LIMITS = '''- It always answers with one of its classes, also for a photo that 
 
 def _card(about, n_weights):
     "The text of `model_card.md`"
-    line = '- {name} on {split}: {value:.3f} ({level:.0%} interval {low:.3f} to {high:.3f}, n = {n:,})'
-    metrics = [line.format(**o) for o in about['metrics']]
+    line = '- {name} on {split}: {value:.3f} ({percent:g} % interval {low:.3f} to {high:.3f}, n = {n:,})'
+    metrics = [line.format(percent=100 * o['level'], **o) for o in about['metrics']]
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
     network = about['model']['arch'] or "the maker's own module"
     return '\n'.join([

@@ -18,9 +18,9 @@ from .layers import image_head
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #7b3d7a61
+# %% ../../nbs/api/22_models.pretrained.ipynb #38e6eb57
 class WeightsError(ImgclsError):
-    "Pretrained weights that can't be fetched, read, or don't fit the network"
+    "Pretrained weights that can't be fetched or read, or that don't fit the network."
 
 
 class InputNorm(nn.Module):

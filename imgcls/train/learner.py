@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['no_trace', 'ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #ede86491
+# %% ../../nbs/api/35_train.learner.ipynb #159170af
 import copy, random, tempfile, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import noop
-from fastai.callback import schedule  # gives `Learner` its fit_one_cycle and lr_find
+from fastai.callback import schedule as _schedule  # noqa: F401 - gives `Learner` its fit_one_cycle and lr_find
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, Metric
@@ -30,7 +31,7 @@ from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
 
-# %% ../../nbs/api/35_train.learner.ipynb #adc804f1
+# %% ../../nbs/api/35_train.learner.ipynb #aa547f1b
 def _keep_model(model):
     state = {k: v.clone() for k, v in model.state_dict().items()}
     modes = [(m, m.training) for m in model.modules()]
@@ -79,7 +80,7 @@ def _keep_attributes(owner, skip):
 @contextmanager
 def no_trace(
     learn:Learner, # Any fastai learner
-):
+)->Iterator[Learner]: # The learner
     "Leave a learner, its loaders and all random states at the end of the block as they were at its beginning, and no file behind."
     metrics = [m for m in [*learn.metrics, *vars(learn.recorder).values()] if isinstance(m, Metric)] if hasattr(learn, 'recorder') else []
     restores = [_keep_attributes(o, ('learn',)) for o in [*learn.cbs, *metrics]]
@@ -91,7 +92,7 @@ def no_trace(
         finally:
             for restore in restores: restore()
 
-# %% ../../nbs/api/35_train.learner.ipynb #e790fe42
+# %% ../../nbs/api/35_train.learner.ipynb #83fd3f46
 class ImageLearner(Learner):
     "fastai's `Learner`: forward passes run as `compute` says, `lr_find` leaves no trace, `history` has the epochs of all fits."
     compute = Compute()
@@ -110,7 +111,7 @@ class ImageLearner(Learner):
     @contextmanager
     def computing(self,
         compute:str|Compute, # What `choose_compute` takes, such as 'fp32'
-    ):
+    )->Iterator['ImageLearner']: # The learner
         "Run as `compute` says until the `with` block ends."
         was, self.compute = self.compute, choose_compute(compute, device=self.compute.device)
         try: yield self
@@ -175,7 +176,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #9dec911d
+# %% ../../nbs/api/35_train.learner.ipynb #432286d2
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -205,7 +206,7 @@ def fine_tune(
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: as the learner was made
     wd:float|None=None, # Weight decay; None takes the optimizer's
     cbs:list|None=None, # Further callbacks, for both stages
-)->Learner: # The same learner, trained
+)->None: # The learner itself is trained
     "Train the head on a frozen body, then all layers at discriminative rates."
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')
     if lr <= 0 or lr_mult <= 0: raise ValueError(f'`lr` and `lr_mult` must be positive, got {lr} and {lr_mult}')
@@ -216,7 +217,6 @@ def fine_tune(
         if epochs:
             learn.unfreeze()
             learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
-    return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #9088444a
 def _plain_loader(learn, split):

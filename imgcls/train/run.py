@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['history_frame', 'Run']
 
-# %% ../../nbs/api/33_train.run.ipynb #b952e86c
+# %% ../../nbs/api/33_train.run.ipynb #15801544
 import io, os, platform, shutil, tomllib
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import tomli_w
 
+from .. import __version__
 from ..core import DataError, atomic_file
 
 # %% ../../nbs/api/33_train.run.ipynb #0a2b1622
@@ -31,7 +32,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #60ef8fcc
+# %% ../../nbs/api/33_train.run.ipynb #5e235d97
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'set_aside.csv': 'files that cannot be used, with the reason',
           'predictions': 'what was predicted, one line per photo', 'figures': 'pictures to look at'}
@@ -46,10 +47,11 @@ def _plain(o):
 
 
 def _versions(*names):
-    res = {}
+    "The version of imgcls, and those of the packages that are installed"
+    res = dict(imgcls=__version__)
     for name in names:
         try: res[name] = version(name)
-        except PackageNotFoundError: pass  # not installed, or a checkout that is run in place
+        except PackageNotFoundError: pass
     return res
 
 
@@ -79,7 +81,7 @@ class Run:
             raise FileExistsError(f"'{folder}' isn't empty. Choose another folder for the run, or empty this one first.")
         if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file. Choose another name for the run's folder.")
         made = [o for o in (folder, *folder.parents) if not o.exists()]
-        packages = _versions('imgcls', 'fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
+        packages = _versions('fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
         now = datetime.now().astimezone().replace(microsecond=0)
         _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
         run = cls(folder)
