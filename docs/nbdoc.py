@@ -15,8 +15,8 @@ cfg = get_config(path=Path(__file__).resolve().parent.parent)
 pkg = cfg.lib_path.name
 modidx = import_module(f'{pkg}._modidx').d['syms']
 syms = {(mod, k[len(mod)+1:]) for mod, d in modidx.items() for k in d}
-by_rank = sorted(syms, key=lambda o: (o[0] != f'{pkg}.cli', o))  # of two with one name, the command's gives way
-local = {s: (mod, nm) for mod, nm in by_rank if not re.search(r'(^|\.)_', nm) for s in (nm, f'{mod}.{nm}')}
+public = sorted((mod, nm) for mod, nm in syms if not re.search(r'(^|\.)_', nm))
+local = {f'{mod}.{nm}': (mod, nm) for mod, nm in public} | {nm: (mod, nm) for mod, nm in public if mod != f'{pkg}.cli'}  # `train` is a split, too
 others = NbdevLookup(strip_libs=('fastai', 'fastcore'))
 empty = inspect.Parameter.empty
 defs = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef

@@ -21,7 +21,8 @@ def contents(folder): return {o.relative_to(folder).as_posix(): (o.read_bytes(),
 def start(*args, cwd, **env):
     env = {k: v for k, v in os.environ.items() if k != 'IMGCLS_DATA'} | dict(PYTHONPATH=str(root), OMP_NUM_THREADS='1') | env
     code = 'import sys; from imgcls.cli import main; sys.exit(main())'
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a run in the background ignores Ctrl-C, and its children with it
 
 
 def command(*args, cwd, status=0, **env):

@@ -137,7 +137,7 @@ core = f'{cfg["lib_path"]}.core'
 
 @pytest.mark.parametrize('md,after', [
     ('see `check_option`', f'see {{py:obj}}`check_option <{core}.check_option>`'), ('`check_option()` and', f'{{py:obj}}`check_option() <{core}.check_option>` and'),
-    (f'in `{core}`', f'in {{py:mod}}`{core}`'), ('a `valid` split', 'a `valid` split'), ('`first` of `L`', '`first` of `L`'),
+    (f'in `{core}`', f'in {{py:mod}}`{core}`'), ('a `valid` split, a `train` split', 'a `valid` split, a `train` split'), ('`first` of `L`', '`first` of `L`'),
     ('# `check_option`\n`check_option`', f'# `check_option`\n{{py:obj}}`check_option <{core}.check_option>`'), ('```\n`check_option`\n```', '```\n`check_option`\n```'),
     ('`DataBlock`', '[`DataBlock`](https://docs.fast.ai/data.block.html#datablock)'), ('[`check_option`](x)', '[`check_option`](x)'),
     ('::: {.callout-note}\n## Title\nText\n:::', ':::{admonition} Title\n:class: note\n\nText\n:::'),

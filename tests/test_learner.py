@@ -73,7 +73,7 @@ def test_lr_find_leaves_no_trace(arch, trained, tmp_path, monkeypatch):
         if trained: learn.fit_one_cycle(1)
         before = state_of(learn)
         learn.lr_find(num_it=12, show_plot=False)
-    assert_same(before, state_of(learn))
+        assert_same(before, state_of(learn))
     assert not list(tmp_path.iterdir()) and set(Path(sample('digits')).parent.rglob('*')) == files
 
 
@@ -86,8 +86,7 @@ def test_lr_find_that_is_interrupted_leaves_no_trace():
         learn.fit_one_cycle(1)
         before = state_of(learn)
         with pytest.raises(KeyboardInterrupt): learn.lr_find(num_it=12, show_plot=False)
-    after = state_of(learn)
-    assert_same(before, after)
+        assert_same(before, state_of(learn))
     assert not torch.is_autocast_enabled('cpu')
 
 

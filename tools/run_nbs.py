@@ -22,7 +22,8 @@ from nbdev.process import extract_directives
 
 root = Path(__file__).resolve().parent.parent
 cfg = get_config(path=root)
-quiet = os.environ.get('PYTHONWARNINGS') or 'ignore::FutureWarning:torch.jit._script'  # fastai's imports use what torch gives up
+# what packages below fastai say of themselves (a bar as a widget needs ipywidgets, torch.jit is given up) is no output of ours
+quiet = os.environ.get('PYTHONWARNINGS') or 'ignore:IProgress not found,ignore::FutureWarning:torch.jit._script'
 failures = CellExecutionError, CellTimeoutError, DeadKernelError
 
 

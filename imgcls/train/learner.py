@@ -176,7 +176,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #432286d2
+# %% ../../nbs/api/35_train.learner.ipynb #9dec911d
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -206,7 +206,7 @@ def fine_tune(
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: as the learner was made
     wd:float|None=None, # Weight decay; None takes the optimizer's
     cbs:list|None=None, # Further callbacks, for both stages
-)->None: # The learner itself is trained
+)->Learner: # The same learner, trained
     "Train the head on a frozen body, then all layers at discriminative rates."
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')
     if lr <= 0 or lr_mult <= 0: raise ValueError(f'`lr` and `lr_mult` must be positive, got {lr} and {lr_mult}')
@@ -217,6 +217,7 @@ def fine_tune(
         if epochs:
             learn.unfreeze()
             learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
+    return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #9088444a
 def _plain_loader(learn, split):

@@ -1,0 +1,255 @@
+"""Bad inputs to the whole public interface, and what they are told: what came, what was expected, and where it helps what to do.
+
+Each row begins with the public name that it is about; a test sees to it that no name is forgotten.
+"""
+import json, traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import imgcls.all as public
+from imgcls.all import (BundleError, Classifier, DataError, ImageError, ImgclsError, MissingExtraError, Presize, Run, WeightsError, accuracy_estimate,
+    apply_compute, atomic_file, atomic_folder, augmentation, check_option, check_table, choose_compute, choose_presize, compute_report,
+    confusion_matrix, eval_image, exact_duplicates, fine_tune, fit_short_side, history_frame, image_block, image_head, image_learner, image_loaders, image_model,
+    image_table, import_extra, layer_groups, load_bundle, make_body, model_from_config, most_confused, open_image, plot_confusion, plot_history, plot_top_losses,
+    predict, qualified_name, read_json, sample, save_bundle, set_aside, split_loader, split_table, table_counts, table_root, wilson_interval, write_json,
+    GlobalPool, OpenImage, Predictions)
+
+package = Path(public.__file__).parent
+
+
+@pytest.fixture(scope='module')
+def w(tmp_path_factory):
+    "A small world: photos, a table, loaders, a learner, its bundle, predictions, and things that are broken"
+    folder = tmp_path_factory.mktemp('world')
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (folder/'photos'/name).mkdir(parents=True)
+        for i in range(5): public.open_image(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder/f'photos/{name}/{i}.png')
+    (folder/'void').mkdir()
+    (folder/'file.txt').write_text('hello')
+    (folder/'broken.json').write_text('{"a": ')
+    (folder/'cut.png').write_bytes((folder/'photos/cat/0.png').read_bytes()[:200])
+    table = image_table(folder/'photos', valid=0.4)
+    dls = image_loaders(table, size=16, bs=4, num_workers=0, augment='none')
+    learn = image_learner(dls, nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), hidden=(), compute='fp32')
+    preds = Predictions(np.array([[0.8, 0.2], [0.3, 0.7]]), ['cat', 'dog'], targets=[0, 0], items=['cat/0.png', 'cat/1.png'], root=folder/'photos')
+    unknown = Predictions(preds.probs, ['cat', 'dog'])
+    save_bundle(learn, folder/'bundle')
+    classifier = load_bundle(folder/'bundle', module=nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), compute='fp32')
+    run = Run.create(folder/'run', {})
+    return SimpleNamespace(folder=folder, photos=folder/'photos', table=table, dls=dls, learn=learn, preds=preds, unknown=unknown, bundle=folder/'bundle',
+                           classifier=classifier, run=run, lost=table.copy().pipe(lambda o: o.attrs.clear() or o), img=public.open_image(folder/'photos/cat/0.png'))
+
+
+def enter(manager):
+    with manager: pass
+
+
+def bundle_with(w, **fields):
+    "The bundle with fields of its description changed"
+    about = json.loads((w.bundle/'classifier.json').read_text())
+    (w.folder/'changed').mkdir(exist_ok=True)
+    (w.folder/'changed/classifier.json').write_text(json.dumps(about | fields))
+    (w.folder/'changed/model.safetensors').write_bytes((w.bundle/'model.safetensors').read_bytes())
+    return load_bundle(w.folder/'changed')
+
+
+half = np.array([[0.5, 0.5]])
+rows = {
+    # core
+    'check_option: misspelt': (lambda w: check_option('pool', 'mxa', ['avg', 'max']), ValueError, "`pool` must be one of 'avg', 'max', got 'mxa'. Did you mean 'max'?"),
+    'import_extra: not installed': (lambda w: import_extra('no_such_package', 'onnx'), MissingExtraError, 'Get it with: pip install "imgcls[onnx]"'),
+    'atomic_file: mode': (lambda w: enter(atomic_file(w.folder/'x', 'r')), ValueError, "`mode` must be one of 'w', 'wb', got 'r'"),
+    'atomic_file: a folder': (lambda w: enter(atomic_file(w.folder/'void')), IsADirectoryError, 'there is a folder of that name'),
+    'atomic_file: below a file': (lambda w: enter(atomic_file(w.folder/'file.txt/x')), OSError, "Can't write"),
+    'atomic_folder: exists': (lambda w: enter(atomic_folder(w.folder/'void')), FileExistsError, 'exists already. Choose another folder'),
+    'atomic_folder: below a file': (lambda w: enter(atomic_folder(w.folder/'file.txt/x')), OSError, "Can't write"),
+    'write_json: a set': (lambda w: write_json(w.folder/'x.json', {1, 2}), TypeError, 'JSON has no place for a value in it'),
+    'write_json: not a number': (lambda w: write_json(w.folder/'x.json', float('nan')), ValueError, 'JSON has no place for a value in it'),
+    'read_json: cut off': (lambda w: read_json(w.folder/'broken.json'), DataError, "isn't valid JSON"),
+    'ImgclsError: is the base': (lambda w: read_json(w.folder/'broken.json'), ImgclsError, 'broken.json'),
+    # predictions
+    'Predictions: logits': (lambda w: Predictions(np.array([[3., -2.]]), ['a', 'b']), DataError, 'Pass probabilities (after softmax), not logits'),
+    'Predictions: one dimension': (lambda w: Predictions(np.array([0.5, 0.5]), ['a', 'b']), DataError, 'one row per image and one column per class, got shape (2,)'),
+    'Predictions: text': (lambda w: Predictions('abc', ['a', 'b']), DataError, '`probs` must be an array of numbers'),
+    'Predictions: vocab': (lambda w: Predictions(half, ['a']), DataError, '`probs` has 2 columns, but `vocab` has 1 classes'),
+    'Predictions: vocab twice': (lambda w: Predictions(half, ['a', 'a']), DataError, '`vocab` names a class more than once: a'),
+    'Predictions: unknown target': (lambda w: Predictions(half, ['a', 'b'], targets=['c']), DataError, '`targets` has classes that `vocab` lacks: c'),
+    'Predictions: target out of range': (lambda w: Predictions(half, ['a', 'b'], targets=[2]), DataError, '`targets` must be whole numbers from 0 to 1'),
+    'Predictions: too few items': (lambda w: Predictions(half, ['a', 'b'], items=[]), DataError, '`items` must have shape (1,) to go with `probs`'),
+    'Predictions: not a number': (lambda w: Predictions(half * np.nan, ['a', 'b']), DataError, 'not finite numbers'),
+    'Predictions: mask': (lambda w: w.preds[np.array([True, False, True])], IndexError, 'Predictions of 2 images are taken by'),
+    'Predictions: k': (lambda w: w.preds.to_frame(3), ValueError, '`k` must be a number of classes, from 1 to 2, got 3'),
+    # images
+    'open_image: missing': (lambda w: open_image('gone.jpg'), ImageError, "can't use `gone.jpg`: missing"),
+    'open_image: a folder': (lambda w: open_image(w.folder), ImageError, 'it is a folder'),
+    'open_image: text': (lambda w: open_image(w.folder/'file.txt'), ImageError, 'not an image'),
+    'open_image: cut off': (lambda w: open_image(w.folder/'cut.png'), ImageError, 'truncated'),
+    'open_image: too large': (lambda w: open_image(w.img.resize((100, 100)).tobytes() and w.photos/'cat/0.png', max_pixels=100), ImageError, 'more than max_pixels=100'),
+    'open_image: floats': (lambda w: open_image(np.zeros((4, 4, 3))), ValueError, 'must hold uint8 from 0 to 255, got float64'),
+    'open_image: a number': (lambda w: open_image(7), TypeError, 'an image must be a path, bytes'),
+    'ImageError: is a DataError': (lambda w: open_image(b'hello'), DataError, 'not an image'),
+    'fit_short_side: method': (lambda w: fit_short_side(w.img, 8, method='stretch'), ValueError, "`method` must be one of 'crop', 'squish', got 'stretch'"),
+    'fit_short_side: zero': (lambda w: fit_short_side(w.img, 0), ValueError, '`short_side` must be at least 1 pixel, got 0'),
+    'eval_image: presize': (lambda w: eval_image(w.img, 32, 16), ValueError, '`presize` must be at least `size`, got presize=16 and size=32'),
+    # compute
+    'choose_compute: name': (lambda w: choose_compute('fp23'), ValueError, "`compute` must be one of 'auto', 'fp32', 'bf16', got 'fp23'. Did you mean 'fp32'?"),
+    'apply_compute: name': (lambda w: apply_compute('half'), ValueError, "`compute` must be one of 'auto', 'fp32', 'bf16', got 'half'"),
+    'compute_report: name': (lambda w: compute_report('half'), ValueError, "`compute` must be one of"),
+    # data
+    'sample: misspelt': (lambda w: sample('digit'), ValueError, "got 'digit'. Did you mean 'digits'?"),
+    'sample: no download': (lambda w: sample('flowers17', download=False), DataError, 'Without a network there are: digits'),
+    'image_table: missing': (lambda w: image_table(w.folder/'nowhere'), FileNotFoundError, 'There is no folder'),
+    'image_table: a file': (lambda w: image_table(w.folder/'file.txt'), DataError, 'is a file, and a folder of images was expected'),
+    'image_table: empty': (lambda w: image_table(w.folder/'void'), DataError, 'there are no images in'),
+    'image_table: a number': (lambda w: image_table(3), TypeError, '`source` must be the path of a folder, got int'),
+    'image_table: no class folders': (lambda w: image_table(w.photos/'cat'), DataError, 'without a folder for each class'),
+    'image_table: split': (lambda w: image_table(w.photos, split='val'), ValueError, "`split` must be one of 'auto', 'random', None, got 'val'"),
+    'image_table: verify': (lambda w: image_table(w.photos, verify='all'), ValueError, "`verify` must be one of 'decode', 'header', None, got 'all'"),
+    'image_table: expression': (lambda w: image_table(w.photos, label='('), ValueError, '`label` must be \'folder\', a function or a regular expression'),
+    'image_table: no group': (lambda w: image_table(w.photos, label='x'), ValueError, 'one group in parentheses'),
+    'image_table: no match': (lambda w: image_table(w.photos, label='^(x)'), DataError, "10 of 10 names do not match label='^(x)'"),
+    'image_table: function': (lambda w: image_table(w.photos, label=lambda o: o.nothing), DataError, 'the function given as `label` fails on `cat/0.png`: AttributeError'),
+    'split_table: shares': (lambda w: split_table(w.table, valid=0.7, test=0.3), ValueError, '`valid` and `test` must be shares from 0 to 1 that leave something for train'),
+    'split_table: columns': (lambda w: split_table(w.table[['path']]), DataError, "the table has no column 'label'; it has 'path'"),
+    'table_counts: columns': (lambda w: table_counts(w.table[['path']]), DataError, "the table has no column 'label', 'split'"),
+    'set_aside: columns': (lambda w: set_aside(w.table[['path']]), DataError, "the table has no column 'label', 'error'"),
+    'table_root: lost': (lambda w: table_root(w.lost), DataError, "Say it again: table.attrs['root'] = 'folder'"),
+    'check_table: one class': (lambda w: check_table(w.table[w.table['label'] == 'cat']), DataError, 'there is only one class, `cat`'),
+    'check_table: one image': (lambda w: check_table(w.table.iloc[:6]), DataError, 'a class with only one image: dog'),
+    'check_table: only in valid': (lambda w: check_table(w.table.assign(split=['train'] * 5 + ['valid'] * 5)), DataError, 'a class only in valid, with nothing in train'),
+    'check_table: no validation': (lambda w: check_table(w.table.assign(split='train')), DataError, 'there are no images for validation'),
+    'check_table: split': (lambda w: check_table(w.table.assign(split='val')), DataError, "may hold 'train', 'valid' and 'test', and holds val"),
+    'check_table: nothing': (lambda w: check_table(w.table.assign(error='empty')), DataError, 'the table has no image that can be used'),
+    'exact_duplicates: lost': (lambda w: exact_duplicates(w.lost), DataError, "the table doesn't know its folder"),
+    'choose_presize: zero': (lambda w: choose_presize(0), ValueError, '`size` must be a whole number of pixels, at least 1, got 0'),
+    'Presize: smaller': (lambda w: Presize(64, 32), ValueError, '`presize` must be at least `size`, got presize=32 and size=64'),
+    'Presize: method': (lambda w: Presize(64, method='pad'), ValueError, "`method` must be one of 'crop', 'squish', got 'pad'"),
+    'augmentation: name': (lambda w: augmentation('noflip', 64), ValueError, "got 'noflip'. Did you mean 'no_flip'?"),
+    'image_block: lost': (lambda w: image_block(w.lost), DataError, "the table doesn't know its folder"),
+    'image_loaders: check': (lambda w: image_loaders(w.table, check='quick'), ValueError, "`check` must be one of 'fast', None, got 'quick'"),
+    'image_loaders: missing': (lambda w: image_loaders(w.folder/'nowhere'), FileNotFoundError, 'There is no folder'),
+    'image_loaders: one class': (lambda w: image_loaders(w.table[w.table['label'] == 'cat']), DataError, 'there is only one class'),
+    'image_loaders: augment': (lambda w: image_loaders(w.table, augment='much'), ValueError, "`augment` must be one of 'none', 'standard', 'no_flip', got 'much'"),
+    'image_loaders: presize': (lambda w: image_loaders(w.table, size=64, presize=32), ValueError, '`presize` must be at least `size`'),
+    'OpenImage: missing': (lambda w: OpenImage()(Path('gone.jpg')), ImageError, "can't use `gone.jpg`: missing"),
+    'split_loader: no table': (lambda w: split_loader(SimpleNamespace()), TypeError, 'these loaders have no table: make them with `image_loaders`'),
+    'split_loader: name': (lambda w: split_loader(w.dls, 'val'), ValueError, "`split` must be one of 'train', 'valid', 'test', got 'val'. Did you mean 'valid'?"),
+    'split_loader: nothing there': (lambda w: split_loader(w.dls, 'test'), ValueError, "there are no usable images in 'test'"),
+    'split_loader: unknown class': (lambda w: split_loader(w.dls, w.table.assign(label='cow')), ValueError, 'the model does not know the classes cow; it knows cat, dog'),
+    # models
+    'GlobalPool: pool': (lambda w: GlobalPool('mean'), ValueError, "`pool` must be one of 'avg', 'max', 'concat', got 'mean'"),
+    'image_head: classes': (lambda w: image_head(8, 0), ValueError, '`n_features` and `n_classes` must be at least 1, got 8 and 0'),
+    'image_head: dropout': (lambda w: image_head(8, 2, dropout=1), ValueError, '`dropout` must be at least 0 and below 1, got 1'),
+    'qualified_name: misspelt': (lambda w: qualified_name('resnet43'), ValueError, "no backbone 'resnet43' in timm. Did you mean"),
+    'qualified_name: source': (lambda w: qualified_name('keras/resnet50'), ValueError, "must begin with 'embedded/', 'timm/' or 'torchvision/'"),
+    'qualified_name: a number': (lambda w: qualified_name(50), TypeError, '`arch` must be a name, a function of torchvision.models'),
+    'make_body: weights': (lambda w: make_body('efficientnet_lite0', weights='gone.pth'), WeightsError, "no weights file 'gone.pth'"),
+    'make_body: bad weights': (lambda w: make_body('efficientnet_lite0', weights=w.folder/'file.txt'), WeightsError, 'could not be read as weights'),
+    'image_model: other weights': (lambda w: image_model('efficientnet_lite0', weights=w.bundle/'model.safetensors'), WeightsError, "don't fit the network"),
+    'image_model: not for images': (lambda w: image_model(nn.Linear(3, 2), 2), ValueError, 'no image size from 64 to 512 px went through the network'),
+    'image_model: patches': (lambda w: image_model(nn.Flatten(2), 2), ValueError, 'patches to one vector first'),
+    'layer_groups: another model': (lambda w: layer_groups(nn.Linear(2, 2)), TypeError, '`model` must come from `image_model`, got Linear'),
+    'model_from_config: own module': (lambda w: model_from_config(w.learn.model.config), TypeError, 'pass a fresh one as `module`'),
+    # train
+    'history_frame: untrained': (lambda w: history_frame(w.learn), ValueError, 'the learner has no history: it was not trained yet'),
+    'Run: no run': (lambda w: Run(w.folder/'void'), FileNotFoundError, 'is no run: it has no file run.toml'),
+    'Run: not empty': (lambda w: Run.create(w.photos, {}), FileExistsError, "isn't empty. Choose another folder for the run"),
+    'Run: a file': (lambda w: Run.create(w.folder/'file.txt', {}), NotADirectoryError, 'is a file. Choose another name'),
+    'Run: below a file': (lambda w: Run.create(w.folder/'file.txt/run', {}), OSError, "Can't write"),
+    'Run: name': (lambda w: w.run.write_predictions(w.preds, 'a/b'), ValueError, "`name` must be the name of a file without folder and ending, got 'a/b'"),
+    'image_learner: arch': (lambda w: image_learner(w.dls, 'efficientnet_lite9'), ValueError, "no backbone 'efficientnet_lite9' in timm"),
+    'image_learner: compute': (lambda w: image_learner(w.dls, compute='fast'), ValueError, "`compute` must be one of 'auto', 'fp32', 'bf16', got 'fast'"),
+    'image_learner: loaders': (lambda w: image_learner(SimpleNamespace(device='cpu')), TypeError, 'the loaders have no `vocab`'),
+    'fine_tune: epochs': (lambda w: fine_tune(w.learn, -1), ValueError, '`epochs` and `freeze_epochs` must be 0 or more, got -1 and 1'),
+    'fine_tune: rate': (lambda w: fine_tune(w.learn, 1, lr=0), ValueError, '`lr` and `lr_mult` must be positive, got 0'),
+    'predict: split': (lambda w: predict(w.learn, 'val'), ValueError, "`split` must be one of 'train', 'valid', 'test', got 'val'. Did you mean 'valid'?"),
+    'predict: nothing there': (lambda w: predict(w.learn, 'test'), ValueError, "there are no usable images in 'test'"),
+    # evaluate
+    'wilson_interval: level': (lambda w: wilson_interval(1, 2, level=95), ValueError, '`level` must lie between 0 and 1, got 95'),
+    'wilson_interval: more than all': (lambda w: wilson_interval(3, 2), ValueError, '`successes` must lie between 0 and `n`, got 3 of 2'),
+    'accuracy_estimate: no targets': (lambda w: accuracy_estimate(w.unknown), DataError, 'the accuracy needs `targets`'),
+    'accuracy_estimate: no images': (lambda w: accuracy_estimate(w.preds[[]]), DataError, 'the accuracy of no images is unknown'),
+    'confusion_matrix: no targets': (lambda w: confusion_matrix(w.unknown), DataError, 'a confusion matrix needs `targets`'),
+    'most_confused: no targets': (lambda w: most_confused(w.unknown), DataError, 'needs `targets`'),
+    'plot_confusion: no targets': (lambda w: plot_confusion(w.unknown), DataError, 'needs `targets`'),
+    'plot_top_losses: no targets': (lambda w: plot_top_losses(w.unknown), DataError, 'needs `targets`'),
+    'plot_top_losses: no items': (lambda w: plot_top_losses(Predictions(half, ['a', 'b'], targets=[0])), DataError, 'these predictions have no `items`'),
+    'plot_top_losses: k': (lambda w: plot_top_losses(w.preds, k=0), ValueError, '`k` must be 1 or more, got 0'),
+    'plot_history: missing': (lambda w: plot_history(w.folder/'void'), FileNotFoundError, 'Give the path of a history.csv, or the folder of the run'),
+    'plot_history: a number': (lambda w: plot_history(3), TypeError, '`history` must be a DataFrame, a path or a learner, got int'),
+    'plot_history: nothing in it': (lambda w: plot_history(pd.DataFrame()), DataError, 'the history has no numbers to draw'),
+    # deploy
+    'load_bundle: missing': (lambda w: load_bundle('nowhere'), FileNotFoundError, "there is no bundle 'nowhere'"),
+    'load_bundle: another folder': (lambda w: load_bundle(w.photos), BundleError, 'is no bundle: it has no file classifier.json'),
+    'load_bundle: own module': (lambda w: load_bundle(w.bundle), TypeError, 'pass a fresh one as `module`'),
+    'load_bundle: compute': (lambda w: load_bundle(w.bundle, module=nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), compute='fast'), ValueError, '`compute` must be one of'),
+    'load_bundle: another module': (lambda w: load_bundle(w.bundle, module=nn.Conv2d(3, 5, 3)), BundleError, "doesn't fit the network"),
+    'BundleError: schema': (lambda w: bundle_with(w, schema=2), BundleError, 'has schema 2, this version of imgcls reads schema 1; update imgcls'),
+    'BundleError: field': (lambda w: bundle_with(w, size='large'), BundleError, "`size` must be a whole number from 8 to 4,096, got 'large'"),
+    'BundleError: weights': (lambda w: bundle_with(w, sha256='0' * 64), BundleError, 'its SHA-256 differs'),
+    'BundleError: is an ImgclsError': (lambda w: bundle_with(w, vocab=['a', 'a']), ImgclsError, '`vocab` must be a list of different names'),
+    'Classifier: k': (lambda w: w.classifier.predict(w.photos, k=3), ValueError, '`k` must be a whole number from 1 to 2, the number of classes, got 3'),
+    'Classifier: bs': (lambda w: w.classifier.predict(w.photos, bs=0), ValueError, '`bs` must be a whole number of at least 1, got 0'),
+    'Classifier: a number': (lambda w: w.classifier.predict(3), TypeError, '`source` must be a path, a folder, bytes, a Pillow image, an array'),
+    'Classifier: a table': (lambda w: w.classifier.predict(w.table), TypeError, 'for a table use `predictions(table)`'),
+    'Classifier: empty folder': (lambda w: w.classifier.predict(w.folder/'void'), DataError, 'there are no images in'),
+    'Classifier: nothing readable': (lambda w: w.classifier.predictions([w.folder/'cut.png']), DataError, 'none of the 1 images can be used'),
+    'Classifier: no column': (lambda w: w.classifier.predictions(w.table.drop(columns='path')), DataError, "the table has no column 'path'"),
+    'Classifier: compute': (lambda w: Classifier(w.learn.model, w.classifier.config, compute='x'), ValueError, '`compute` must be one of'),
+    'save_bundle: exists': (lambda w: save_bundle(w.learn, w.bundle), FileExistsError, 'exists already'),
+    'save_bundle: no bundle': (lambda w: save_bundle(w.learn, w.photos, overwrite=True), FileExistsError, "is no bundle, so it isn't replaced"),
+    'save_bundle: below a file': (lambda w: save_bundle(w.learn, w.folder/'file.txt/b'), OSError, "Can't write"),
+    'save_bundle: metrics': (lambda w: save_bundle(w.learn, w.folder/'b', metrics={'valid': 0.9}), TypeError, '`metrics` must map a split to estimates'),
+    'save_bundle: plain model': (lambda w: save_bundle(SimpleNamespace(dls=w.dls, model=nn.Flatten()), w.folder/'b'), TypeError, 'make the learner with `image_learner`'),
+    'save_bundle: plain loaders': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b']), model=w.learn.model), w.folder/'b'), TypeError, 'make them with `image_loaders`'),
+}
+# Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
+silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
+          'list_samples', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
+          'MissingExtraError', 'DataError', 'WeightsError'}
+
+
+def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}
+
+
+@pytest.mark.parametrize('name', rows)
+def test_error(w, name, monkeypatch):
+    call, kind, text = rows[name]
+    monkeypatch.chdir(w.folder/'void')
+    for o in ('IMGCLS_DATA', 'IMGCLS_CACHE'): monkeypatch.setenv(o, str(w.folder/'no_cache'))
+    before = files(w.folder)
+    with pytest.raises(kind) as e: call(w)
+    message, last = str(e.value), Path(traceback.extract_tb(e.tb)[-1].filename)
+    assert text in message, message
+    assert '\n' not in message and len(message) < 500, 'an error is a sentence or two'
+    assert package in last.parents, f'it comes from {last}, not from imgcls'
+    assert files(w.folder) == before, 'an error leaves nothing behind'
+
+
+def test_no_name_is_forgotten():
+    spoken = {o.partition(':')[0] for o in rows}
+    assert spoken <= set(public.__all__) and silent <= set(public.__all__)
+    assert set(public.__all__) - spoken == silent
+
+
+def test_an_image_error_keeps_its_reason(w):
+    with pytest.raises(ImageError) as e: open_image(w.folder/'cut.png')
+    assert (e.value.reason, Path(e.value.file).name) == ('truncated', 'cut.png') and e.value.__cause__ is not None
+
+
+def test_probing_never_fails(w):
+    for o in ('gone.jpg', w.folder, w.folder/'file.txt', w.folder/'cut.png'): assert public.probe_image(o)['error']
+
+
+def test_our_errors_are_those_of_python_too():
+    "So `except ValueError` and the like catch them"
+    assert issubclass(DataError, ValueError) and issubclass(BundleError, ValueError) and issubclass(MissingExtraError, ImportError)
+    assert all(issubclass(o, ImgclsError) for o in (DataError, BundleError, MissingExtraError, ImageError, WeightsError))
+    assert torch.is_grad_enabled()
