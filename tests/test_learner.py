@@ -190,6 +190,14 @@ def test_bf16_is_really_on_and_off():
     assert set(seen) == {torch.float32}
 
 
+def test_computing_changes_the_layout_of_the_weights_and_gives_it_back():
+    learn = make('efficientnet_lite0', compute='auto')
+    stem = learn.model[0].net.conv_stem
+    assert stem.weight.is_contiguous(memory_format=torch.channels_last) and not stem.weight.is_contiguous()
+    with learn.computing('fp32'): assert stem.weight.is_contiguous()
+    assert stem.weight.is_contiguous(memory_format=torch.channels_last) and not stem.weight.is_contiguous()
+
+
 def test_learner_can_be_exported_as_fastai_does(tmp_path):
     learn = make('own', path=tmp_path)
     with learn.no_bar(): learn.fit(1)

@@ -92,7 +92,12 @@ def no_trace(
         finally:
             for restore in restores: restore()
 
-# %% ../../nbs/api/35_train.learner.ipynb #83fd3f46
+# %% ../../nbs/api/35_train.learner.ipynb #3b53b38e
+def _lay_out(model, compute):
+    "Weights in the memory layout of `compute`; their values stay"
+    return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
+
+
 class ImageLearner(Learner):
     "fastai's `Learner`: forward passes run as `compute` says, `lr_find` leaves no trace, `history` has the epochs of all fits."
     compute = Compute()
@@ -114,10 +119,13 @@ class ImageLearner(Learner):
     )->Iterator['ImageLearner']: # The learner
         "Run as `compute` says until the `with` block ends."
         was, self.compute = self.compute, choose_compute(compute, device=self.compute.device)
+        _lay_out(self.model, self.compute)
         try: yield self
-        finally: self.compute = was
+        finally:
+            self.compute = was
+            _lay_out(self.model, was)
 
-# %% ../../nbs/api/35_train.learner.ipynb #03ff23de
+# %% ../../nbs/api/35_train.learner.ipynb #6a5058cf
 def _without_normalize(dls):
     "Copies of the loaders without `Normalize`"
     loaders = []
@@ -167,7 +175,7 @@ def image_learner(
     bn_eval = pretrained if bn_eval is None else bn_eval
     chosen = apply_compute(compute, device=str(dls.device))
     model = image_model(arch, _n_classes(dls), pretrained=pretrained, weights=weights, normalize=normalize, hidden=hidden, dropout=dropout, pool=pool)
-    if chosen.channels_last: model = model.to(memory_format=torch.channels_last)
+    _lay_out(model, chosen)
     dls = _check_loaders(dls, model)
     options = dict(path=Path('.'), train_bn=not bn_eval) | kwargs
     options['cbs'] = [History(), *([BnEval()] if bn_eval else []), *L(kwargs.get('cbs'))]
