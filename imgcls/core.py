@@ -12,7 +12,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['ImgclsError', 'DataError', 'MissingExtraError', 'check_option', 'import_extra', 'shorten', 'atomic_file',
-           'atomic_folder', 'write_json', 'read_json', 'cache_folder', 'progress', 'figure']
+           'atomic_folder', 'write_json', 'read_json', 'cache_folder', 'progress', 'figure', 'available_cores',
+           'package_versions']
 
 # %% ../nbs/api/00_core.ipynb #ebe56296
 class ImgclsError(Exception):
@@ -219,3 +220,21 @@ def figure(
     if _in_notebook(): import matplotlib_inline.backend_inline  # noqa: F401  # teaches Jupyter to draw a Figure that a cell returns
     fig = Figure(figsize=(width, height), layout='constrained')
     return fig, fig.subplots(rows, cols)
+
+# %% ../nbs/api/00_core.ipynb #223fda08
+def available_cores()->int: # at least 1
+    "The number of processor cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+# %% ../nbs/api/00_core.ipynb #eb1f4ba6
+def package_versions(
+    *names:str, # packages, as pip calls them
+)->dict: # name to version, imgcls first; packages that aren't installed are left out
+    "The version of imgcls, and those of the packages that are installed."
+    from importlib.metadata import PackageNotFoundError, version
+    from imgcls import __version__
+    res = dict(imgcls=__version__)
+    for name in names:
+        try: res[name] = version(name)
+        except PackageNotFoundError: pass
+    return res

@@ -75,3 +75,8 @@ def test_accuracy_refused():
     with pytest.raises(DataError, match='needs `targets`, and these predictions have none'): accuracy_estimate(Predictions(p.probs, p.vocab))
     with pytest.raises(DataError, match='these predictions are empty'): accuracy_estimate(p[[]])
     with pytest.raises(ValueError, match='`level` must lie between'): accuracy_estimate(p, level=2)
+
+
+def test_what_the_readme_says_of_an_accuracy_of_90_percent_on_372_photos():
+    low, high = wilson_interval(335, 372)
+    assert f'{335/372:.2f} {low:.2f} {high:.2f}' == '0.90 0.87 0.93'

@@ -96,3 +96,19 @@ def test_readme_cells():
     text = files[root/'README.md'].decode()
     assert '# Title' in text and 'secret' not in text and 'quiet()' not in text and 'said' in text and '```python\nf()\n```' in text
     assert files[root/'docs'/'readme'/'c1_0.png'] == b'hi' and '(docs/readme/c1_0.png)' in text
+
+
+def test_photographs_are_saved_as_jpeg_and_plots_stay_png():
+    "Noise for a photograph, a line for a plot"
+    import base64, io
+    import numpy as np
+    from PIL import Image
+    def png(values):
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, 'PNG')
+        return base64.b64encode(file.getvalue()).decode()
+    photo = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    plot = np.full((300, 300, 3), 255, np.uint8)
+    first, second = run_nbs.tidy([shown(image_png=png(photo)), shown(image_png=png(plot))])
+    assert list(first['data']) == ['image/jpeg'] and Image.open(io.BytesIO(base64.b64decode(first['data']['image/jpeg']))).size == (300, 300)
+    assert list(second['data']) == ['image/png']

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TableReader', 'TableSplitter', 'OpenImage', 'image_block', 'image_loaders', 'split_loader']
 
-# %% ../../nbs/api/15_data.loaders.ipynb #7ee37b50
-import logging, os, random, sys, warnings
+# %% ../../nbs/api/15_data.loaders.ipynb #25c7d423
+import logging, random, sys, warnings
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from fastai.data.transforms import IntToFloatTensor
 from fastai.vision.core import PILImage
 from fasttransform import Transform
 
-from ..core import check_option, shorten
+from ..core import available_cores, check_option, shorten
 from .audit import exact_duplicates
 from .augment import augmentation
 from .presize import Presize, choose_presize
@@ -75,7 +75,7 @@ def image_block(
     return DataBlock(blocks, get_x=TableReader('path', table_root(table)), get_y=TableReader('label'), splitter=TableSplitter(),
                      item_tfms=Presize(size, presize, method=method, at_random=augment != 'none'), batch_tfms=augmentation(augment, size))
 
-# %% ../../nbs/api/15_data.loaders.ipynb #be3ccdf4
+# %% ../../nbs/api/15_data.loaders.ipynb #5c4cb9e7
 def _warn_duplicates(table):
     found = exact_duplicates(table)
     for column, what in (('leak', 'stand in more than one split, so that the validation would be too good'), ('conflict', 'are the same file under different labels')):
@@ -86,7 +86,7 @@ def _warn_duplicates(table):
 def _choose_workers(num_workers):
     if num_workers is not None: return num_workers
     if not sys.platform.startswith('linux'): return 0  # elsewhere, each epoch would start new interpreters
-    return min(len(os.sched_getaffinity(0)), 8)
+    return min(available_cores(), 8)
 
 
 def _choose_batch_size(bs, table):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #74ac8623
+# %% ../../nbs/api/51_deploy.bundle.ipynb #b723f0e4
 import hashlib, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
@@ -13,11 +13,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from ..core import atomic_folder, shorten, write_json
+from ..core import atomic_folder, package_versions, shorten, write_json
 from ..data.tables import table_counts
-from ..train.run import _versions
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #cf7c9626
+# %% ../../nbs/api/51_deploy.bundle.ipynb #bf19e084
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     usable = table[table['error'] == ''] if 'error' in table else table
@@ -45,7 +44,7 @@ def _describe(learn, metrics):
         raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
     table = getattr(dls, 'table', None)
     return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
-                metrics=_describe_metrics(metrics), versions=_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
+                metrics=_describe_metrics(metrics), versions=package_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
                 data={} if table is None else _describe_data(table))
 
 

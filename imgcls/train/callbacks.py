@@ -29,7 +29,10 @@ class BnEval(Callback):
         for module in body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #d53d3b03
+# %% ../../nbs/api/32_train.callbacks.ipynb #7c47f232
+def _stage(learn): return 'frozen' if learn.opt.frozen_idx else 'unfrozen'
+
+
 class History(Callback):
     "Keep one row an epoch over all fits in `learn.history`: epoch, stage, losses, metrics, seconds."
     order = Recorder.order + 1
@@ -50,11 +53,11 @@ class History(Callback):
     def after_epoch(self):
         "Add a row."
         names, values = self.learn.recorder.metric_names[1:], self.learn.final_record
-        row = dict(epoch=len(self.learn.history), stage='frozen' if self.learn.opt.frozen_idx else 'unfrozen')
+        row = dict(epoch=len(self.learn.history), stage=_stage(self.learn))
         row |= {k: float(v) for k, v in zip(names, values) if v is not None}
         self.learn.history.append(row | dict(seconds=round(time.perf_counter() - self.started, 3)))
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #4476580c
+# %% ../../nbs/api/32_train.callbacks.ipynb #cac90ccd
 def _clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     return f'{minutes}:{seconds:02d}' if minutes < 60 else f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
@@ -92,5 +95,5 @@ class EpochLines(Callback):
         left = self.spent / self.done * (total - self.done)
         row = zip(self.learn.recorder.metric_names[1:], self.learn.final_record)
         figures = ', '.join(f'{k.replace("_", " ")} {v:.4f}' for k, v in row if v is not None)
-        stage = 'frozen' if self.learn.opt.frozen_idx else 'unfrozen'
-        _log.info('epoch %d/%d (%s): %s, %s%s', self.done, total, stage, figures, _clock(time.perf_counter() - self.started), f', about {_clock(left)} left' if left else '')
+        took, rest = _clock(time.perf_counter() - self.started), f', about {_clock(left)} left' if left else ''
+        _log.info('epoch %d/%d (%s): %s, %s%s', self.done, total, _stage(self.learn), figures, took, rest)

@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['history_frame', 'Run']
 
-# %% ../../nbs/api/33_train.run.ipynb #15801544
+# %% ../../nbs/api/33_train.run.ipynb #979a1537
 import io, os, platform, shutil, tomllib
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pandas as pd
 import tomli_w
 
-from .. import __version__
-from ..core import DataError, atomic_file
+from ..core import DataError, atomic_file, available_cores, package_versions
 
 # %% ../../nbs/api/33_train.run.ipynb #0a2b1622
 def history_frame(
@@ -32,7 +30,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #5e235d97
+# %% ../../nbs/api/33_train.run.ipynb #8a990c1c
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'set_aside.csv': 'files that cannot be used, with the reason',
           'predictions': 'what was predicted, one line per photo', 'figures': 'pictures to look at'}
@@ -46,18 +44,8 @@ def _plain(o):
     return o if isinstance(o, (str, bool, int, float, datetime)) else str(o)
 
 
-def _versions(*names):
-    "The version of imgcls, and those of the packages that are installed"
-    res = dict(imgcls=__version__)
-    for name in names:
-        try: res[name] = version(name)
-        except PackageNotFoundError: pass
-    return res
-
-
 def _machine():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return dict(system=platform.platform(), processor=platform.machine(), cores=cores, python=platform.python_version())
+    return dict(system=platform.platform(), processor=platform.machine(), cores=available_cores(), python=platform.python_version())
 
 
 class Run:
@@ -81,7 +69,7 @@ class Run:
             raise FileExistsError(f"'{folder}' isn't empty. Choose another folder for the run, or empty this one first.")
         if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file. Choose another name for the run's folder.")
         made = [o for o in (folder, *folder.parents) if not o.exists()]
-        packages = _versions('fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
+        packages = package_versions('fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
         now = datetime.now().astimezone().replace(microsecond=0)
         _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
         run = cls(folder)
