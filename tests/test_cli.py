@@ -188,6 +188,30 @@ def test_evaluate_other_classes(run, photos, tmp_path, capsys):
     assert 'share no class (only in the folder: four; only in the classifier: 0, 1, 4, 7)' in capsys.readouterr().err
 
 
+# --- audit ------------------------------------------------------------------------------------------------------------
+def test_audit(photos, tmp_path):
+    before = contents(photos)
+    out, err = command('audit', photos, '--out', 'report', cwd=tmp_path)
+    assert re.search(r'unreadable.*\n.*test/0/web.jpg: not an image: it looks like a web page', out) and 'train/4/cut.png: truncated' in out
+    assert 'total' in out and 'Report and figures are in report' in out
+    assert names(tmp_path/'report') == ['audit.json', 'classes.png', 'samples.png', 'sizes.png']
+    assert contents(photos) == before
+
+
+def test_audit_json_and_status(photos, tmp_path):
+    out, err = command('audit', photos, '--json', cwd=tmp_path)
+    found = json.loads(out)
+    assert found['kinds']['unreadable'] == 2 and found['files'] == 242 and found['usable'] == 240
+    command('audit', photos, '--fail-on', 'leak,unreadable', cwd=tmp_path, status=1)
+    command('audit', photos, '--fail-on', 'leak, conflict', cwd=tmp_path)
+
+
+def test_audit_of_bad_arguments(photos, tmp_path, capsys):
+    assert main(['audit', str(photos), '--fail-on', 'leeks']) == 1
+    assert "`--fail-on` must be one of" in (err := capsys.readouterr().err) and "Did you mean 'leak'?" in err
+    assert main(['audit', str(tmp_path/'nowhere')]) == 1
+
+
 # --- demo -------------------------------------------------------------------------------------------------------------
 def test_demo_on_own_photos(photos, tmp_path):
     before = contents(photos)
@@ -276,7 +300,7 @@ print([o for o in ('fastai', 'torch', 'pandas', 'matplotlib', 'numpy', 'PIL') if
 def test_every_command_has_help_with_an_example(capsys):
     assert main(['--help']) == 0
     listed = [o.split()[0] for o in capsys.readouterr().out.partition('Commands:')[2].splitlines() if o.strip()]
-    assert set(listed) == {'demo', 'train', 'evaluate', 'predict', 'notebooks', 'samples', 'version'}
+    assert set(listed) == {'demo', 'audit', 'train', 'evaluate', 'predict', 'notebooks', 'samples', 'version'}
     for name in listed:
         assert main([name, '--help']) == 0
         out = capsys.readouterr().out

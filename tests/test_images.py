@@ -372,3 +372,17 @@ def test_the_middle_is_taken():
 def test_import_is_light():
     code = "import sys, imgcls.images; bad = {'fastai', 'torch', 'pandas', 'matplotlib', 'fastcore'} & set(sys.modules); assert not bad, bad"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+# a PNG's EXIF data are read by loading it: that must not hide that its inside is spoilt
+
+def test_a_png_that_is_damaged_inside_is_found():
+    import tempfile
+    data = bytearray(encoded(noisy(), 'png'))
+    data[len(data)//2:len(data)//2+200] = b'\xff'*200
+    assert reason(bytes(data)) == 'damaged'
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'a.png')
+        with open(path, 'wb') as f: f.write(data)
+        for thumbnail in (0, 48): assert probe_image(path, thumbnail=thumbnail)['error'].startswith('damaged')
+        assert probe_image(path, decode=False)['error'] == ''
