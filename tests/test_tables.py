@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 from imgcls.core import DataError
-from imgcls.data.tables import check_table, image_table, set_aside, split_table, table_counts, table_root
+from imgcls.data.splits import fold_table
+from imgcls.data.tables import check_table, image_table, read_table, set_aside, table_counts, table_root, write_table
 
 
 def lay(root, files):
@@ -205,48 +206,7 @@ def test_table_root():
     with pytest.raises(DataError, match=r"table.attrs\['root'\]"): table_root(frame(dict(a=1)))
 
 
-# splits
-
-@pytest.mark.parametrize('seed', range(5))
-@pytest.mark.parametrize('valid,test', [(.2, 0), (.1, .1), (.25, .25), (0, 0), (0, .3), (.5, 0), (.9, 0), (.5, .49), (.01, .01)])
-def test_split_table(valid, test, seed):
-    sizes = dict(a=1, b=2, c=3, d=4, e=7, f=10, g=33, h=100, i=1234)
-    table = split_table(frame(sizes), valid=valid, test=test, seed=seed)
-    for c, n in sizes.items():
-        got = table.split[table.label == c].value_counts()
-        assert got.get('train', 0) >= 1 and got.sum() == n
-        for name, share in (('valid', valid), ('test', test)):
-            assert abs(got.get(name, 0) - n*share) <= 1, (c, name)
-            if not share: assert name not in got
-        if n > 1 and valid: assert got.get('valid', 0) >= 1
-        if n > 2 and test and n*(1-valid) > 2: assert got.get('test', 0) >= 1
-
-def test_the_split_depends_on_the_paths_alone():
-    table = frame(dict(a=50, b=70)); table.attrs['root'] = 'x'
-    split = split_table(table, valid=.3, test=.1, seed=7)
-    assert split.attrs == table.attrs and 'split' not in table
-    for i in range(5): pd.testing.assert_frame_equal(split_table(table.sample(frac=1, random_state=i), valid=.3, test=.1,
-            seed=7).sort_index(), split)
-    assert (split_table(table, valid=.3, test=.1, seed=8).split != split.split).any()
-    repeats = table.set_index(pd.Index(['x']*120))  # in the index
-    assert split_table(repeats, valid=.3, test=.1, seed=7).split.tolist() == split.split.tolist()
-    assert ''.join(split_table(frame(dict(a=20)), valid=.25).split.str[0]) == EXPECTED  # on every machine and with every version
-
-EXPECTED = 'tvtttttvtttvtttttvvt'
-
-def test_new_photos_leave_the_old_ones_where_they_are():
-    table = frame(dict(a=1000, b=500))
-    before = split_table(table[table.index % 10 != 0], valid=.2).split
-    assert (split_table(table, valid=.2).split[before.index] != before).mean() < .02
-
-def test_unusable_rows_count_nowhere():
-    table = frame(dict(a=20, b=20), error='')
-    spoilt = pd.concat([table, frame(dict(a=30, b=30)).assign(path=lambda o: 'x' + o.path, error='empty')], ignore_index=True)
-    assert split_table(spoilt).split[:40].tolist() == split_table(table).split.tolist() and (split_table(spoilt).split[40:] == 'train').all()
-
-@pytest.mark.parametrize('valid,test', [(1, 0), (-.1, 0), (.5, .5), (.2, 1.5), (float('nan'), 0)])
-def test_senseless_shares(valid, test):
-    with pytest.raises(ValueError, match='shares from 0 to 1'): split_table(frame(dict(a=5)), valid=valid, test=test)
+# the same everywhere
 
 def test_any_order_on_the_disk(tmp_path):
     root = lay(tmp_path, [*classes('a', 'B', 'c'), 'a/x/1.png', 'a.b/1.png', 'a-b/1.png', 'loose.png'])
@@ -263,6 +223,205 @@ def test_the_same_name_written_in_two_ways(tmp_path):
     "macOS stores é as e and an accent, other systems as one character"
     a, b = image_table(lay(tmp_path/'1', classes('caf\u00e9', 'b'))), image_table(lay(tmp_path/'2', classes('cafe\u0301', 'b')))
     assert a.split.tolist() == b.split.tolist()
+
+
+# lists: CSV files and DataFrames
+
+def write_csv(path, text, encoding='utf-8'):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+def test_csv(tmp_path):
+    root = lay(tmp_path/'photos', classes('hat', 'shoe'))
+    rows = '\n'.join(f'{o},{o[:3]},{i % 7},p{i // 4}' for i, o in enumerate(classes('hat', 'shoe')))
+    table = image_table(write_csv(root/'list.csv', f'path,label,stars,person\n{rows}\n'))
+    assert table.columns.tolist() == ['path', 'label', 'split', 'width', 'height', 'mode', 'error', 'stars', 'person'] and table_root(table) == root
+    assert table.label.tolist() == ['hat']*10 + ['sho']*10 and table.stars[:3].tolist() == ['0', '1', '2'] and (table.error == '').all()
+    from_folder = image_table(root)
+    assert table.split.tolist() == from_folder.split.tolist() and table.width.tolist() == from_folder.width.tolist()
+    shuffled = '\n'.join(reversed(rows.split('\n')))
+    pd.testing.assert_frame_equal(image_table(write_csv(tmp_path/'other.csv', f'path,label,stars,person\n{shuffled}'), root=root), table)
+    by_person = image_table(root/'list.csv', group='person', valid=.4)
+    assert by_person.groupby('person').split.nunique().max() == 1 and set(by_person.split) == {'train', 'valid'}
+    assert image_table(root/'list.csv', label='folder').label.tolist() == from_folder.label.tolist()
+    assert image_table(root/'list.csv', label=r'00(\d)').label[:3].tolist() == ['0', '1', '2']
+    assert image_table(root/'list.csv', label=lambda o: o.parent.parent.name).label.unique().tolist() == ['photos']
+    assert 'test' in set(image_table(root/'list.csv', valid=.2, test=.2).split)
+
+@pytest.mark.parametrize('text,encoding', [
+    ('path,label\na/000.png,01\na/001.png,1\n', 'utf-8'), ('path;label\r\na/000.png;01\r\na/001.png;1\r\n;\r\n\r\n', 'utf-8-sig'),
+    ('File ,  Category\na\\000.png,  01 \n"a\\001.png", 1\n', 'utf-8'), ('image\tx\tclass\n./a/000.png\t3\t01\n a//001.png\t\t1', 'utf-8'),
+    ('path,label,\na/000.png,01,\na/001.png,1,\n', 'utf-8')])
+def test_csv_as_people_write_them(text, encoding, tmp_path):
+    table = image_table(write_csv(lay(tmp_path, classes('a', n=2))/'x.csv', text, encoding))
+    assert table.path.tolist() == ['a/000.png', 'a/001.png'] and table.label.tolist() == ['01', '1'] and (table.error == '').all()
+
+def test_a_list_and_the_disk_disagree(tmp_path, caplog):
+    caplog.set_level(logging.INFO, 'imgcls')
+    root = lay(tmp_path, classes('a', 'b', n=4))
+    text = 'file,label,split\na/000.png,a,train\na/000.png,a,train\na/001.png,a,train\na/001.png,b,train\na/002.png,a,train\na/002.png,a,val\nb/000.png,b,\nb/001.png,,val\nb/gone.png,b,val\nb/003.png,b,train\n'
+    table = image_table(write_csv(root/'x.csv', text))
+    assert table.path.is_unique and dict(zip(table.path, table.error)) == {'a/000.png': '', 'a/001.png': "listed twice: with the labels 'a', 'b'",
+        'a/002.png': "listed twice: with the splits 'train', 'valid'", 'b/000.png': "no split: the column 'split' is empty", 'b/001.png': 'no label', 'b/003.png': '', 'b/gone.png': 'missing'}
+    assert '2 images lie beside the listed ones' in caplog.text and 'a/003.png, b/002.png' in caplog.text and '3 files are listed more than once, 2 of them' in caplog.text
+    none = image_table(root/'x.csv', verify=None)
+    assert none.error.tolist() == table.error.tolist()
+
+def test_data_frame(tmp_path, monkeypatch):
+    root = lay(tmp_path, classes('a', 'b', n=3))
+    frame = pd.DataFrame(dict(image=[root/o for o in classes('a', 'b', n=3)], label=[1, 1, float('nan'), 2, None, 2], x=range(6)), index=list('uvwxyz'))
+    table = image_table(frame)
+    assert table_root(table) == root and table.path.tolist() == classes('a', 'b', n=3) and table.x.tolist() == [*range(6)]
+    assert table.label.tolist() == ['1', '1', '', '2', '', '2'] and set_aside(table).error.tolist() == ['no label']*2 and table.index.tolist() == [*range(6)]
+    inside = image_table(frame, root=root/'a')
+    assert inside.path.tolist() == [*(o.as_posix() for o in frame.image[3:]), '000.png', '001.png', '002.png'] and (inside.width == 9).all()
+    monkeypatch.chdir(root)
+    here = image_table(pd.DataFrame(dict(file=classes('a', 'b', n=3), label=list('aaabbb'))))
+    assert table_root(here) == root and here.label.tolist() == list('aaabbb')
+    assert here.equals(image_table(pd.DataFrame(dict(file=classes('a', 'b', n=3), label=pd.Categorical(list('aaabbb'))))))
+    pd.testing.assert_frame_equal(image_table(here), here)  # a table is a list too
+    monkeypatch.chdir(tmp_path.parent)
+    pd.testing.assert_frame_equal(image_table(here), here)
+
+def test_a_table_made_again_keeps_what_people_decided(tmp_path):
+    table = image_table(lay(tmp_path, classes('a', 'b')), verify=None)
+    table.loc[0, 'error'], table.loc[1, 'error'], table.loc[2, 'label'], table.loc[3, 'error'] = 'left out: blurred', 'truncated: it was', '', 'no label'
+    again = image_table(table)
+    assert again.error[:4].tolist() == ['left out: blurred', '', 'no label', ''] and (again.width == 9).all() and again.split.equals(table.split)
+    twice = pd.DataFrame(dict(file=['a/000.png', 'a/000.png', 'a/001.png', 'b/000.png'], label=['a', 'b', 'a', 'b'], split=['train', 'train', '', 'val']))
+    first = image_table(twice, root=tmp_path)
+    assert first.error.str.partition(':')[0].tolist() == ['listed twice', 'no split', '']
+    pd.testing.assert_frame_equal(image_table(first), first)  # what made the error is gone, and the error isn't
+
+def test_split_columns(tmp_path):
+    root, names = lay(tmp_path, classes('a', 'b', n=4)), classes('a', 'b', n=4)
+    frame = pd.DataFrame(dict(file=names, label=list('aaaabbbb'), part=['Train', 'training', 'VAL', 'test']*2, is_valid=[False, False, True, True]*2))
+    assert image_table(frame, root=root, split='part').split.tolist() == ['train', 'train', 'valid', 'test']*2
+    assert image_table(frame, root=root).split.tolist() == ['train', 'train', 'valid', 'valid']*2  # is_valid
+    frame.drop(columns='part').to_csv(root/'x.csv', index=False)
+    assert image_table(root/'x.csv').split.tolist() == ['train', 'train', 'valid', 'valid']*2
+    assert set(image_table(frame, root=root, split=None).split) == {'train'}
+    assert image_table(frame, root=root, split='random').split.tolist() == image_table(root).split.tolist()
+    no_valid = image_table(frame.assign(split=['train', 'train', 'train', 'test']*2), root=root, valid=.4, test=.3)
+    assert (no_valid.split == 'test').tolist() == [False, False, False, True]*2 and table_counts(no_valid).loc['total', 'valid'] == 2
+    with pytest.raises(DataError, match="column 'label' should hold train.*holds 'a', 'b'"): image_table(frame, root=root, split='label')
+    with pytest.raises(ValueError, match="None, 'label', 'part', 'is_valid', got 'parts'. Did you mean 'part'"): image_table(frame, root=root, split='parts')
+
+def test_split_folders_in_a_list(tmp_path):
+    names = [f'{s}/{o}' for s in ('train', 'val') for o in classes('a', 'b', n=2)]
+    frame = pd.DataFrame(dict(file=names))
+    table = image_table(frame, root=lay(tmp_path, names), label='folder')
+    assert table.split.tolist() == ['train']*4 + ['valid']*4 and set(table.label) == {'a', 'b'}
+    mixed = pd.DataFrame(dict(file=[*names, 'extra/1.png'], label=list('aabbaabba')))
+    with pytest.raises(DataError, match='other folders .extra.*Or name the column that holds the split'): image_table(mixed, root=tmp_path)
+    assert len(image_table(mixed, root=lay(tmp_path, ['extra/1.png']), split='random')) == 9
+
+def test_groups(tmp_path, caplog):
+    root = lay(tmp_path, [f'{c}/{p}_{i}.png' for c in ('hat', 'shoe') for p in ('ann', 'bob', 'cat', 'dan', 'eve') for i in range(2)])
+    table = image_table(root, group=r'^(\w+)_', valid=.2)
+    assert table.columns[-1] == 'group' and set(table.group) == {'ann', 'bob', 'cat', 'dan', 'eve'} and table.groupby('group').split.nunique().max() == 1
+    assert table_counts(table).loc['total'].tolist() == [16, 4, 0]
+    pd.testing.assert_frame_equal(image_table(root, group=lambda o: o.stem[:3], valid=.2), table)
+    flat = image_table(root, label=r'_(\d)', group='folder', valid=.5)
+    assert flat.group.tolist() == ['hat']*10 + ['shoe']*10 and flat.groupby('group').split.nunique().max() == 1
+    with pytest.raises(DataError, match='16 images have no group in the column `group`: hat/bob_0.png'): image_table(root, group='(ann)')
+    with pytest.raises(ValueError, match="`group` must be 'folder', a function"): image_table(root, group='person')
+    frame = table[['path', 'label', 'group']].assign(split=['train', 'valid']*10)
+    image_table(frame, root=root, group='group')
+    image_table(frame.assign(split=['train', 'test']*10), root=root, group='group')
+    assert caplog.text.count('5 groups are on more than one side') == 2
+    assert '5 groups are on more than one side of the split that was given: ann, bob, cat and 2 more' in caplog.text
+    with pytest.raises(ValueError, match="`group` must be one of .*'group'.*got 'groups'. Did you mean 'group'"): image_table(frame, root=root, group='groups')
+
+def test_the_label_or_the_file_as_group(tmp_path):
+    frame = pd.DataFrame(dict(file=classes('a', 'b', 'c', n=4), label=list('aaaabbbbcccc')))
+    with pytest.raises(DataError, match='nothing is left for valid'): image_table(frame, root=lay(tmp_path, frame.file.tolist()), group='label')
+    table = image_table(frame, root=tmp_path, label=lambda o: str(int(o.stem) % 2), group='label')
+    assert table.group.tolist() == list('aaaabbbbcccc') and table.label.tolist() == list('01')*6 and table.groupby('group').split.nunique().max() == 1
+
+def test_several_labels(tmp_path):
+    root = lay(tmp_path, classes('red_hat', 'blue_hat', n=3) + ['loose.png'])
+    table = image_table(root, separator='_')
+    assert table.label.tolist() == [('blue', 'hat')]*3 + [()] + [('hat', 'red')]*3 and set_aside(table).error.tolist() == ['no label']
+    check_table(image_table(root, separator='_', valid=.4))
+    frame = pd.DataFrame(dict(file=['a/000.png', 'a/001.png', 'a/002.png', 'a/000.png', 'a/003.png'], tags=['x, y', None, 'y', 'z', '']))
+    lay(root, classes('a', n=4))
+    listed = image_table(frame, root=root, separator=',', split=None)
+    assert listed.label.tolist() == [('x', 'y', 'z'), (), ('y',), ()] and (listed.error == '').all()
+    lists = image_table(frame.assign(tags=[['y', 'x'], None, {'y'}, np.array(['z']), 7]), root=root, split=None)
+    assert lists.label.tolist() == [('x', 'y', 'z'), (), ('y',), ('7',)]
+    called = image_table(root/'a', label=lambda o: [] if o.stem == '000' else None if o.stem == '001' else ['x', 'y'], split=None)
+    assert called.label.tolist() == [(), (), ('x', 'y'), ('x', 'y')] and called.error.tolist() == ['', 'no label', '', '']
+
+def test_counts_and_checks_of_several_labels():
+    table = pd.DataFrame(dict(path=[f'{i}.jpg' for i in range(6)], label=[('a', 'b'), ('a',), (), ('b',), ('a', 'b'), ()],
+                              split=['train', 'train', 'train', 'train', 'valid', 'valid'], error=['']*5 + ['empty']))
+    assert table_counts(table).to_dict('index') == {'a': dict(train=2, valid=1, unusable=0), 'b': dict(train=2, valid=1, unusable=0),
+        '(no label)': dict(train=1, valid=0, unusable=1), 'total': dict(train=4, valid=1, unusable=1)}
+    check_table(table)
+    one = table.assign(label=[('a',), ('a',), (), (), ('a',), ()])
+    check_table(one)  # there or not there is a question of one class
+    for label, text in (([('a',)]*6, 'only one class, `a`'), ([()]*6, 'no image has any label'), ([('a', 'b'), ('a',), (), ('a',), ('a',), ()], 'only one image: b'),
+                        ([('a',), ('a',), (), ('a',), ('a', 'b'), ('b',)], 'only one image: b'), ([('a',), 'a', (), ('a',), (), ()], 'some labels are text')):
+        with pytest.raises(DataError, match=text): check_table(table.assign(label=label))
+    with pytest.raises(DataError, match='a class only in valid, .*: b'):
+        check_table(pd.concat([table.assign(label=[('a',), (), ('a',), (), ('b',), ()]), table[4:5].assign(path='x', label=[('a', 'b')])]))
+    with pytest.raises(DataError, match='usable images without a label'): check_table(frame(dict(a=3), split='train').assign(label=['a', 'b', '']))
+
+def test_a_class_called_total():
+    counts = table_counts(frame(dict(total=3, a=2), split='train'))
+    assert counts.train.tolist() == [2, 3, 5] and counts.index.tolist() == ['a', 'total', 'total']
+
+@pytest.mark.parametrize('text,kwargs,error,said', [
+    ('a,b\nx,y\n', {}, DataError, "which column holds the names of the files. There are 'a', 'b'; say file="),
+    ('a/000.png,a\na/001.png,a\n', {}, DataError, 'The first line should hold the names of the columns'),
+    ('path,b\na/000.png,y\n', {}, DataError, "which column holds the labels. There are 'b'; say label="),
+    ('path,breed\na/000.png,y\n', dict(label='bread'), ValueError, "`label` must be one of 'breed', 'folder', got 'bread'. Did you mean 'breed'"),
+    ('path,label\na/000.png,y\n', dict(file='label2'), ValueError, "`file` must be one of 'path', 'label', got 'label2'"),
+    ('path,label\n,y\na/000.png,y\n,z\n', {}, DataError, "'path' is empty in 2 of 3 rows: 0, 2"),
+    ('path,label\nx.png,y\nz.png,y\n', {}, DataError, r'none of the 2 files .*missing 2 .x.png, z.png.*Say where they lie with root='),
+    ('path,label\n0a1,y\n0a2,y\n', {}, DataError, r'have no extension'),
+    ('path,label\n', {}, DataError, 'the list of images is empty'), ('', {}, DataError, 'no CSV file that can be read'),
+    ('path,label\na,b\na,b,c,d\n', {}, DataError, 'no CSV file that can be read'),
+    ('path,label\na/000.png,y\n', dict(root='nowhere'), FileNotFoundError, 'There is no folder'), ('path,label\na/000.png,y\n', dict(root=3), TypeError, '`root` must be')])
+def test_errors_of_lists(text, kwargs, error, said, tmp_path):
+    with pytest.raises(error, match=said): image_table(write_csv(lay(tmp_path, classes('a', n=2))/'x.csv', text), **kwargs)
+
+def test_other_errors_of_lists(tmp_path):
+    with pytest.raises(DataError, match='no CSV file that can be read.*UTF-8'): image_table(write_csv(tmp_path/'x.csv', 'path,label\ncafé.jpg,a\n', 'latin-1'))
+    with pytest.raises(FileNotFoundError): image_table(tmp_path/'none.csv')
+    for name in ('file', 'root'):
+        with pytest.raises(ValueError, match=f'`{name}` is for a CSV file or a DataFrame'): image_table(tmp_path, **{name: 'x'})
+    table = image_table(lay(tmp_path/'d.csv', classes('a', 'b')))  # a folder, whatever its name
+    assert len(table) == 20
+
+def test_written_and_read(tmp_path):
+    names = ['été/ü b.png', 'été/a,b"c.png', '日本/図.png', 'nan/null.png', 'nan/NA.png', '1.5/x.png', '01/y.png', 'a/tab\t.png']
+    table = image_table(lay(tmp_path/'photos', [*names, ('a/cut.png', b'')]), group=lambda o: f'0{len(o.name)}', split=None)
+    for path in (tmp_path/'t.csv', tmp_path/'photos'/'t.csv', tmp_path/'new'/'t.csv'):
+        write_table(table, path)
+        pd.testing.assert_frame_equal(read_table(path), table)
+        assert table_root(read_table(path)) == tmp_path/'photos'
+    folded = fold_table(table.assign(label=[('a', 'b'), ()]*4 + [('b',)]), folds=2, stratify=False)
+    write_table(folded, tmp_path/'t.csv')
+    pd.testing.assert_frame_equal(read_table(tmp_path/'t.csv'), folded)
+    strange = table.assign(path=[f'{o}\r\n' for o in table.path])
+    write_table(strange, tmp_path/'t.csv')
+    pd.testing.assert_frame_equal(read_table(tmp_path/'t.csv'), strange)
+
+def test_a_table_moves_with_its_photos(tmp_path):
+    lay(tmp_path/'a'/'photos', classes('x', 'y', n=2))
+    table = image_table(tmp_path/'a'/'photos')
+    write_table(table, tmp_path/'a'/'t.csv')
+    (tmp_path/'a').rename(tmp_path/'b')
+    assert table_root(read_table(tmp_path/'b'/'t.csv')) == tmp_path/'b'/'photos'
+
+def test_tables_that_are_none(tmp_path):
+    for text in ('', 'path,label\na,b\n', 'path,label,root\n', 'a\n'):
+        with pytest.raises(DataError, match='can be read|not from `write_table`'): read_table(write_csv(tmp_path/'x.csv', text))
+    with pytest.raises(DataError, match="doesn't know its folder"): write_table(frame(dict(a=1)), tmp_path/'y.csv')
+    with pytest.raises(DataError, match="'a|b' would not come back"): write_table(image_table(lay(tmp_path/'p', classes('x', n=1)), split=None).assign(label=[('a|b',)]), tmp_path/'y.csv')
+    assert not (tmp_path/'y.csv').exists()
 
 
 def test_counts():
