@@ -160,14 +160,14 @@ def test_another_split_in_the_same_folder(table, dest):
 
 # what is refused
 
-@pytest.mark.parametrize('name,why', [('a/b', "contains '/'"), ('a\\b', r"contains '\\\\'"), ('what?', 'contains'), ('a:b', 'contains'), ('a\nb', 'contains'), ('a\0', 'contains'), ('.', 'begins with a dot'),
+@pytest.mark.parametrize('name,why', [('a/b', "contains '/'"), ('a\\b', r"contains '\\\\'"), ('what?', 'contains'), ('a:b', 'contains'), ('a\nb', 'contains'), ('a\0', 'contains'), ('.', 'begins with a dot'), (' x', 'begins with a dot or a space'),
     ('..', 'begins with a dot'), ('.hat', 'begins with a dot'), ('hat ', 'ends in'), ('hat.', 'ends in'), ('con', 'a device'), ('Nul.x', 'a device'), ('COM1', 'a device'), ('ü'*128, 'too long')])
 def test_illegal_classes(table, dest, name, why):
     table['label'] = [name if o == 'hat' else o for o in table.label]
     with pytest.raises(DataError, match=f'cannot be the name of a folder: .*{why}.*Rename it with `merge_classes`'): write_folders(table, dest)
     assert not dest.exists()
 
-@pytest.mark.parametrize('name', ['T-shirt', 'hat & cap', 'Ärmel', '帽子', '7', 'train', 'None', "O'Neill", 'console', 'a.b', ' x'])
+@pytest.mark.parametrize('name', ['T-shirt', 'hat & cap', 'Ärmel', '帽子', '7', 'train', 'None', "O'Neill", 'console', 'a.b'])
 def test_legal_classes(table, dest, name):
     table['label'] = [name if o == 'hat' else o for o in table.label]
     assert sorted(write_folders(table, dest).label.unique()) == sorted([name, 'shoe']) and set(image_table(dest).label) == {name, 'shoe'}

@@ -24,7 +24,7 @@ from ..images import ImageError, eval_image
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/17_data.folders.ipynb #d4fc910e
+# %% ../../nbs/api/17_data.folders.ipynb #7f9d66d3
 _devices = {'con', 'prn', 'aux', 'nul', *(f'{o}{i}' for o in ('com', 'lpt') for i in range(10))}  # no file on Windows may be called so
 
 def _fold(name):
@@ -34,7 +34,7 @@ def _fold(name):
 def _check_names(vocab):
     "Raise if a class can't be the name of a folder on every system"
     for o in vocab:
-        why = ('it is empty' if not o else 'it begins with a dot' if o[0] == '.' else 'it ends in a dot or a space' if o[-1] in '. ' else
+        why = ('it is empty' if not o else 'it begins with a dot or a space' if o[0] in '. ' else 'it ends in a dot or a space' if o[-1] in '. ' else
                f'it contains {found[0]!r}' if (found := re.findall(r'[/\\<>:"|?*\x00-\x1f]', o)) else
                'Windows has a device of that name' if o.split('.')[0].lower() in _devices else 'it is too long' if len(o.encode(errors='replace')) > 255 else '')
         if why: raise DataError(f'the class {o!r} cannot be the name of a folder: {why}. Rename it with `merge_classes`.')
