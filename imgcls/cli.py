@@ -19,7 +19,7 @@ from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #4a8420f7
+# %% ../nbs/api/90_cli.ipynb #12017cf7
 def _fit(table, s):
     "Train on a table with the settings `s`, and return the learner"
     from fastai.callback.progress import ProgressCallback
@@ -29,7 +29,7 @@ def _fit(table, s):
     from imgcls.train import callbacks, learner
     chosen = apply_compute(s['compute'])
     set_seed(s['seed'], reproducible=True)
-    dls = image_loaders(table, num_workers=s['workers'], **{k: s[k] for k in ('size', 'method', 'augment', 'bs', 'seed')})
+    dls = image_loaders(table, num_workers=s['workers'], check='full', **{k: s[k] for k in ('size', 'method', 'augment', 'bs', 'seed', 'balance', 'cache')})
     learn = learner.image_learner(dls, s['arch'], compute=chosen)
     learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
     lines = callbacks.EpochLines(s['epochs'] + s['freeze_epochs'])
@@ -45,7 +45,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../nbs/api/90_cli.ipynb #905c6079
+# %% ../nbs/api/90_cli.ipynb #cf889ea3
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -81,6 +81,7 @@ def _train(folder, out, s):
         tables.check_table(table)
         run.write_set_aside(tables.set_aside(table))
         learn = _fit(table, s)
+        run.write_audit(learn.dls.audit)
         run.write_settings(dict(compute=compute_report(learn.compute), chosen=dict(presize=learn.dls.presize, bs=learn.dls.train.bs)))
         found = _write_results(run, learn, table)
     for split, o in found.items(): typer.echo(f'{split}: {o}')
@@ -91,7 +92,7 @@ def _say_files(run):
     typer.echo(f'\nEverything is in {os.path.relpath(run.path)}')
     for o in run.files().itertuples(): typer.echo(f'  {o.file:<28} {o.what}')
 
-# %% ../nbs/api/90_cli.ipynb #7c263858
+# %% ../nbs/api/90_cli.ipynb #41a902cf
 @command('imgcls train photos --epochs 5 --out run')
 def train(
     folder:Path, # Folder with a folder of photos for each class, with or without train/valid/test above them
@@ -106,7 +107,9 @@ def train(
     seed:int=42, # The same seed gives the same split and the same weights
     out:Path|None=None, # New folder for the run; imgcls-run, or imgcls-run-2 and so on, if not given
     workers:Annotated[int|None, typer.Option(min=0)]=None, # Processes that read photos; one a core if not given
-    augment:Literal['standard', 'no_flip', 'none']='standard', # How training pictures are varied
+    augment:Literal['standard', 'no_flip', 'any_way_up', 'trivial', 'none']='standard', # How training pictures are varied
+    balance:Literal['sampling', 'loss']|None=None, # Against unequal classes: draw small ones more often, or weigh their errors more
+    cache:bool=False, # Keep presized pictures on the disk, so that no epoch and no later run decodes them again
     method:Literal['crop', 'squish']='crop', # How photos are made square
     compute:Compute='auto', # Number format and memory layout; fp32 is the plain path
     label:str='folder', # Where the class is: in the folder, or in the file's name by a regular expression with one group

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['REASONS', 'ImageError', 'open_image', 'probe_image', 'fit_short_side', 'eval_image']
 
-# %% ../nbs/api/02_images.ipynb #889c7cfb
+# %% ../nbs/api/02_images.ipynb #ad65b2c8
 import errno, io, os, stat
 from contextlib import contextmanager
 from functools import cache
-from hashlib import blake2b, file_digest
 from pathlib import Path
 
 import numpy as np
@@ -206,19 +205,17 @@ def open_image(
     if not source.seekable(): source = io.BytesIO(source.read())
     return _read(source, name, short_side, max_pixels)
 
-# %% ../nbs/api/02_images.ipynb #a14a86d1
-def _thumbnail(img, side):
+# %% ../nbs/api/02_images.ipynb #fcb23936
+def _thumbnail(img, side, orientation):
     "A decoded image as a square uint8 array, upright and RGB"
     if img.mode in ('RGB', 'L'):  # the others must become RGB before they are averaged
-        turn, img = _turns.get(_orientation(img)), img.resize((side, side), Image.Resampling.BOX, reducing_gap=4.)
+        turn, img = _turns.get(orientation), img.resize((side, side), Image.Resampling.BOX, reducing_gap=4.)
         return np.asarray((img if turn is None else img.transpose(turn)).convert('RGB'))
     return np.asarray(_upright(img).resize((side, side), Image.Resampling.BOX, reducing_gap=4.))
 
 def _probe_file(fp, path, res, *, decode, thumbnail, max_pixels):
     "Fill in `res` from an open file, as far as one gets"
-    if thumbnail:
-        res |= dict(bytes=os.fstat(fp.fileno()).st_size, digest=file_digest(fp, lambda: blake2b(digest_size=16)).hexdigest())
-        fp.seek(0)
+    if thumbnail: res['bytes'] = os.fstat(fp.fileno()).st_size
     img = _header(fp, path)
     size = img.size
     res |= dict(width=size[0], height=size[1], mode=img.mode, format=img.format)
@@ -226,11 +223,11 @@ def _probe_file(fp, path, res, *, decode, thumbnail, max_pixels):
     if decode or thumbnail:
         with _reasons(fp, path):
             if thumbnail: res['frames'] = getattr(img, 'n_frames', 1)
-            img.draft(None if thumbnail else 'L', (2*thumbnail or 1,)*2)
+            img.draft(None if thumbnail else 'L', (thumbnail or 1,)*2)
             img.load()  # before anything asks for the EXIF data of a PNG, which would load it, and hide what is wrong
-            if thumbnail: res['thumbnail'] = _thumbnail(img, thumbnail)
     turn = 1 if img.format == 'PNG' and not (decode or thumbnail or 'exif' in img.info) else _orientation(img)
-    if thumbnail: res['orientation'] = turn
+    if thumbnail:
+        with _reasons(fp, path): res |= dict(orientation=turn, thumbnail=_thumbnail(img, thumbnail, turn))
     if turn >= 5 and img.format != 'TIFF': res['width'], res['height'] = size[::-1]  # Pillow gives a TIFF's size upright
 
 def probe_image(
@@ -242,7 +239,7 @@ def probe_image(
 )->dict: # `width`, `height` (upright, 0 if unknown), `mode`, `format`, `error` ('' or the reason); with a thumbnail also what is said above
     "Size, mode and format of an image file, and what is wrong with it."
     res = dict(width=0, height=0, mode='', format='', error='')
-    if thumbnail: res |= dict(orientation=1, frames=1, bytes=0, digest='', thumbnail=None)
+    if thumbnail: res |= dict(orientation=1, frames=1, bytes=0, thumbnail=None)
     try:
         with _open_file(os.fspath(path)) as fp: _probe_file(fp, path, res, decode=decode, thumbnail=thumbnail, max_pixels=max_pixels)
     except ImageError as e: res['error'] = e.summary

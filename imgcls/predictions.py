@@ -57,7 +57,7 @@ def _log_loss(probs, targets, multi_label):
     res = -np.log(np.maximum(right, np.finfo(np.float32).tiny))
     return res.mean(1) if multi_label else res
 
-# %% ../nbs/api/01_predictions.ipynb #c04bfbde
+# %% ../nbs/api/01_predictions.ipynb #6519ed59
 @dataclass(repr=False, eq=False)
 class Predictions:
     "What a classifier said about each image, checked, sliceable, and the same whoever said it."
@@ -115,7 +115,7 @@ class Predictions:
     def __getitem__(self, rows): return _take(self, rows)
 
     @property
-    def labels(self)->np.ndarray: # (n,) of str; several labels are joined by `;`
+    def labels(self)->np.ndarray: # (n,) of str; several labels are joined by `|`, as in a CSV of labels
         "The predicted classes: the likeliest one, or with several labels all above 0.5."
         return self._names(self.probs > 0.5 if self.multi_label else self.probs.argmax(1))
 
@@ -138,7 +138,7 @@ class Predictions:
     def _names(self, numbers):
         names = np.array(self.vocab, dtype=object)
         if numbers.ndim == 1: return names[numbers]
-        return np.array([';'.join(names[o.astype(bool)]) for o in numbers], dtype=object)
+        return np.array(['|'.join(names[o.astype(bool)]) for o in numbers], dtype=object)
 
     def to_frame(self,
         k:int=1, # how many classes to list for each image, the likeliest first

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import imgcls.all as public
-from imgcls.all import (BundleError, Classifier, DataError, ImageError, ImgclsError, MissingExtraError, Presize, Run, WeightsError, accuracy_estimate,
+from imgcls.all import (PRESETS, BundleError, Classifier, DataError, ImageError, ImgclsError, MissingExtraError, Presize, Run, WeightsError, accuracy_estimate,
     apply_compute, atomic_file, atomic_folder, augmentation, check_option, check_table, choose_compute, choose_presize, compute_report,
     confusion_matrix, eval_image, exact_duplicates, fine_tune, fit_short_side, history_frame, image_block, image_head, image_learner, image_loaders, image_model,
-    image_table, import_extra, layer_groups, load_bundle, make_body, model_from_config, most_confused, open_image, plot_confusion, plot_history, plot_top_losses,
+    TrivialAugment, effective_counts, image_table, import_extra, layer_groups, show_augmented, load_bundle, make_body, model_from_config, most_confused, open_image, plot_confusion, plot_history, plot_top_losses,
     predict, qualified_name, read_json, sample, save_bundle, set_aside, split_loader, split_table, table_counts, table_root, wilson_interval, write_json,
     GlobalPool, OpenImage, Predictions)
 
@@ -132,11 +132,19 @@ rows = {
     'Presize: smaller': (lambda w: Presize(64, 32), ValueError, '`presize` must be at least `size`, got presize=32 and size=64'),
     'Presize: method': (lambda w: Presize(64, method='pad'), ValueError, "`method` must be one of 'crop', 'squish', got 'pad'"),
     'augmentation: name': (lambda w: augmentation('noflip', 64), ValueError, "got 'noflip'. Did you mean 'no_flip'?"),
+    'augmentation: no transform': (lambda w: augmentation([3], 64), TypeError, 'a list of transforms, got 3 in it'),
+    'Augmentation: setting': (lambda w: PRESETS['standard'].but(max_rotation=3), ValueError, "got 'max_rotation'. Did you mean 'max_rotate'?"),
+    'Augmentation: no settings': (lambda w: PRESETS['none'].but(max_rotate=3), ValueError, "'none' has no settings, got max_rotate"),
+    'TrivialAugment: batch': (lambda w: TrivialAugment()(w.dls.valid.one_batch()), TypeError, 'give it among the item transforms, not among those of the batch'),
+    'show_augmented: index': (lambda w: show_augmented(w.dls, 99), IndexError, '`index` must be from 0 to'),
     'image_block: lost': (lambda w: image_block(w.lost), DataError, "the table doesn't know its folder"),
-    'image_loaders: check': (lambda w: image_loaders(w.table, check='quick'), ValueError, "`check` must be one of 'fast', None, got 'quick'"),
+    'image_loaders: check': (lambda w: image_loaders(w.table, check='quick'), ValueError, "`check` must be one of 'fast', 'full', None, got 'quick'"),
     'image_loaders: missing': (lambda w: image_loaders(w.folder/'nowhere'), FileNotFoundError, 'There is no folder'),
     'image_loaders: one class': (lambda w: image_loaders(w.table[w.table['label'] == 'cat']), DataError, 'there is only one class'),
-    'image_loaders: augment': (lambda w: image_loaders(w.table, augment='much'), ValueError, "`augment` must be one of 'none', 'standard', 'no_flip', got 'much'"),
+    'image_loaders: augment': (lambda w: image_loaders(w.table, augment='much'), ValueError, "`augment` must be one of 'none', 'standard', 'no_flip', 'any_way_up', 'trivial', got 'much'"),
+    'image_loaders: balance': (lambda w: image_loaders(w.table, balance='sample'), ValueError, "`balance` must be one of None, 'sampling', 'loss', got 'sample'. Did you mean 'sampling'?"),
+    'ImageDL: missing': (lambda w: w.dls.test_dl(w.table.assign(path='gone.png'), num_workers=0).one_batch(), DataError, '`gone.png` fails in the step `OpenImage`: missing. Make the table again'),
+    'effective_counts: no table': (lambda w: effective_counts(SimpleNamespace()), TypeError, 'these loaders have no table: make them with `image_loaders`'),
     'image_loaders: presize': (lambda w: image_loaders(w.table, size=64, presize=32), ValueError, '`presize` must be at least `size`'),
     'OpenImage: missing': (lambda w: OpenImage()(Path('gone.jpg')), ImageError, "can't use `gone.jpg`: missing"),
     'split_loader: no table': (lambda w: split_loader(SimpleNamespace()), TypeError, 'these loaders have no table: make them with `image_loaders`'),
@@ -208,11 +216,13 @@ rows = {
     'save_bundle: below a file': (lambda w: save_bundle(w.learn, w.folder/'file.txt/b'), OSError, "Can't write"),
     'save_bundle: metrics': (lambda w: save_bundle(w.learn, w.folder/'b', metrics={'valid': 0.9}), TypeError, '`metrics` must map a split to estimates'),
     'save_bundle: plain model': (lambda w: save_bundle(SimpleNamespace(dls=w.dls, model=nn.Flatten()), w.folder/'b'), TypeError, 'make the learner with `image_learner`'),
+    'save_bundle: several labels': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b'], size=8, presize=8, method='crop', multi_label=True), model=w.learn.model), w.folder/'b'),
+                                    ImgclsError, 'gives one label to an image, and this one gives several'),
     'save_bundle: plain loaders': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b']), model=w.learn.model), w.folder/'b'), TypeError, 'make them with `image_loaders`'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
-          'list_samples', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
+          'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError'}
 
 

@@ -97,8 +97,8 @@ def test_multi_label():
     loss = torch.nn.functional.binary_cross_entropy(torch.tensor(probs), torch.tensor(targets).double(), reduction='none').mean(1)
     assert np.allclose(p.losses, loss, rtol=1e-5)
     assert np.array_equal(p.correct, ((probs > 0.5) == targets).all(1))
-    assert [o.split(';') if o else [] for o in p.labels] == [[v for v, t in zip(vocab, o) if t > 0.5] for o in probs]
-    assert [o.split(';') if o else [] for o in p.actual] == [[v for v, t in zip(vocab, o) if t] for o in targets]
+    assert [o.split('|') if o else [] for o in p.labels] == [[v for v, t in zip(vocab, o) if t > 0.5] for o in probs]
+    assert [o.split('|') if o else [] for o in p.actual] == [[v for v, t in zip(vocab, o) if t] for o in targets]
     assert len(p[:5].targets) == 5 and p[:5].multi_label and p.to_frame(k=3).shape == (200, 9)
 
 

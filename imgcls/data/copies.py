@@ -14,9 +14,8 @@ from scipy.ndimage import uniform_filter
 
 from ..core import progress
 
-# %% ../../nbs/api/06_data.copies.ipynb #6f5cc011
+# %% ../../nbs/api/06_data.copies.ipynb #9987d912
 SIDE = 48  # pixels of the small copies that are compared
-_waves = 8
 
 def _windows():
     "Parts of a picture (top, bottom, left, right) that are compared with the whole of another one"
@@ -28,28 +27,32 @@ def _windows():
         res += [(cut, 1., 0., 1.), (0., rest, 0., 1.), (0., 1., cut, 1.), (0., 1., 0., rest)]
     return res
 
-@cache
-def _averages(low, high, n):
-    "Matrix (n, SIDE) that takes means over n equal parts of the stretch from `low` to `high` of SIDE pixels"
-    edges, pixels = np.linspace(low*SIDE, high*SIDE, n+1), np.arange(SIDE)
-    res = np.clip(np.minimum(edges[1:,None], pixels+1) - np.maximum(edges[:-1,None], pixels), 0, None)
-    return (res/res.sum(1, keepdims=True)).astype(np.float32)
+def _averages_of(low, high, n):
+    "Matrices (..., n, SIDE) that take means over n equal parts of the stretch from `low` to `high` (both arrays, or numbers) of SIDE pixels"
+    edges, pixels = np.linspace(np.multiply(low, SIDE), np.multiply(high, SIDE), n+1, axis=-1)[...,None], np.arange(SIDE)
+    res = np.clip(np.minimum(edges[...,1:,:], pixels+1) - np.maximum(edges[...,:-1,:], pixels), 0, None)
+    return (res/res.sum(-1, keepdims=True)).astype(np.float32)
+
+_averages = cache(_averages_of)
 
 @cache
-def _cosines():
-    "Matrix (_waves, SIDE) of the discrete cosine transform"
-    k, x = np.arange(_waves)[:,None], np.arange(SIDE)
+def _cosines(waves):
+    "Matrix (waves, SIDE) of the discrete cosine transform"
+    k, x = np.arange(waves)[:,None], np.arange(SIDE)
     return (np.cos(np.pi*k*(2*x+1)/(2*SIDE)) * np.sqrt(np.where(k, 2, 1)/SIDE)).astype(np.float32)
 
-_flip = np.tile(np.where(np.arange(_waves) % 2, -1, 1), (_waves, 1)).ravel()[1:].astype(np.float32)
+@cache
+def _flip(waves=8):
+    "What mirroring does to a description: the sign of each wave"
+    return np.tile(np.where(np.arange(waves) % 2, -1, 1), (waves, 1)).ravel()[1:].astype(np.float32)
 
-def _describe(grey, window=(0., 1., 0., 1.)):
-    "Grey pictures (n, SIDE, SIDE) as unit vectors (n, 63), seen through a window"
-    down, across = (_cosines() @ _averages(*o, SIDE) for o in (window[:2], window[2:]))
+def _describe(grey, window=(0., 1., 0., 1.), waves=8):
+    "Grey pictures (n, SIDE, SIDE) as unit vectors (n, waves² - 1), seen through a window"
+    down, across = (_cosines(waves) @ _averages(*o, SIDE) for o in (window[:2], window[2:]))
     res = (down @ grey @ across.T).reshape(len(grey), -1)[:,1:]
     return res/np.maximum(np.linalg.norm(res, axis=1, keepdims=True), 1e-6)
 
-# %% ../../nbs/api/06_data.copies.ipynb #8cfafe9e
+# %% ../../nbs/api/06_data.copies.ipynb #df229da3
 _luma = np.array([.299, .587, .114], np.float32)
 
 def _seen(pictures, window, n):
@@ -63,30 +66,37 @@ def _fine(grey):
     res -= res.mean(1, keepdims=True)
     return res/np.maximum(np.linalg.norm(res, axis=1, keepdims=True), 1e-6)
 
-def _alignments(pairs, parts, k=4):
-    "For each pair the `k` most promising ways to lay one picture on the other: (m, k) numbers, window + n * mirrored + 2n * swapped"
+def _alignments(pairs, parts, k=2):
+    "For each pair the `k` most promising ways to lay one picture on the other, as window + n * mirrored + 2n * swapped; and the best similarity"
     similar = []
     for whole, part in (pairs.T, pairs.T[::-1]):
         whole = parts[0][whole]
-        for sign in (np.float32(1), _flip): similar += [(o[part]*(whole*sign)).sum(1) for o in parts]
-    return np.argsort(-np.stack(similar, 1), axis=1)[:,:k]
+        for sign in (np.float32(1), _flip()): similar += [np.einsum('mk,mk->m', o[part], whole*sign) for o in parts]
+    similar = np.stack(similar, 1)
+    return np.argpartition(-similar, k, axis=1)[:,:k], similar.max(1)
 
 def _match(fine, whole, part):
     "How well pictures (m, 32, 32, 3) match: correlation with the details `fine` of `whole`, largest difference of colours"
     cells = (whole-part).reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
     return (fine*_fine(part @ _luma)).sum(1), np.abs(cells).max((1, 2, 3))
 
-def _refine(whole, part, window, r, *, steps=(.03, .015)):
-    "Move the edges of the window, one after the other, as long as the details of a pair match better: correlation, colours, window"
-    whole, colours = _seen(whole[None], _windows()[0], 32), None
+def _seen_each(pictures, windows, n):
+    "Pictures (m, SIDE, SIDE, 3), each through its own window (m, 4), as (m, n, n, 3)"
+    down, across = (_averages_of(*o, n) for o in (windows.T[:2], windows.T[2:]))
+    return across[:,None] @ (down @ pictures.reshape(len(pictures), SIDE, -1)).reshape(-1, n, SIDE, 3)
+
+def _refine(whole, part, windows, r, *, steps=(.03, .015)):
+    "Move the edges of the windows, one after the other, where the details of a pair then match better: correlation, colours, windows"
+    whole, windows, r, colours = _seen(whole, _windows()[0], 32), np.array(windows), r.copy(), np.full(len(r), np.inf)
     fine = _fine(whole @ _luma)
     for step in steps:
         for edge, move in ((e, m) for e in range(4) for m in (-step, step)):
-            moved = tuple(round(float(np.clip(o + move*(i == edge), 0, 1)), 3) for i, o in enumerate(window))
-            if moved == window: continue
-            (new,), (difference,) = _match(fine, whole, _seen(part[None], moved, 32))
-            if new > r: r, colours, window = new, difference, moved
-    return r, colours, window
+            moved = windows.copy()
+            moved[:,edge] = np.clip(moved[:,edge] + move, 0, 1)
+            new, difference = _match(fine, whole, _seen_each(part, moved, 32))
+            better = new > r
+            r[better], colours[better], windows[better] = new[better], difference[better], moved[better]
+    return r, colours, windows
 
 def _compare(pictures, pairs, ways):
     "The best match of each pair: correlation of details, largest difference of colours, mirrored?, window"
@@ -107,12 +117,14 @@ def _laid(pair, way):
     whole, part = (pair[:,o].astype(np.float32) for o in ((1, 0) if way // (2*n) else (0, 1)))
     return whole, part[:,:,::-1] if way // n % 2 else part
 
-# %% ../../nbs/api/06_data.copies.ipynb #dca317e7
-def _candidates(parts, flat, alike, block=512):
+# %% ../../nbs/api/06_data.copies.ipynb #a6cbd45a
+def _candidates(grey, flat, alike, block=256):
     "Pairs i < j that are alike from afar, as (m, 2); what is flat takes no part"
-    even, odd, found = _flip > 0, _flip < 0, []
-    for start in progress(range(0, len(flat), block), total=-(-len(flat)//block), label='looking for copies'):
-        best = np.full((len(flat[start:start+block]), len(flat)), -1, np.float32)
+    corners = [(y, y+.95, x, x+.95) for y in (0., .05) for x in (0., .05)]
+    parts = [_describe(grey, o, waves=6) for o in (_windows()[0], *corners)]
+    even, odd, found = _flip(6) > 0, _flip(6) < 0, []
+    for start in progress(range(0, len(grey), block), total=-(-len(grey)//block), label='looking for copies'):
+        best = np.full((len(grey[start:start+block]), len(grey)), -1, np.float32)
         for part in parts:
             rows, whole = part[start:start+block], parts[0]
             similar, change = (rows[:,o] @ whole[:,o].T for o in (even, odd))  # mirroring changes the sign of the second
@@ -120,8 +132,9 @@ def _candidates(parts, flat, alike, block=512):
             np.maximum(best, similar, out=best)
         best[flat[start:start+block]] = -1; best[:,flat] = -1
         i, j = np.nonzero(best > alike)
-        found.append(np.sort(np.stack([i+start, j], 1)[i+start != j], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+        i += start
+        found.append((np.minimum(i, j)*len(grey) + np.maximum(i, j))[i != j])
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), len(grey)), 1)
 
 def _how(window, mirrored):
     return ' and '.join(['cropped']*(window != _windows()[0]) + ['mirrored']*mirrored) or 'saved anew'
@@ -133,24 +146,30 @@ def find_copies(
     details:float=0.85, # Correlation of the details from which on it is a copy, 0 to 1
     colours:float=28., # Largest difference of the mean colours in any of 64 parts of the picture, of 255
 )->pd.DataFrame: # Columns `first`, `second` (positions), `similarity` (correlation of the details), `how` ('saved anew', 'mirrored', 'cropped', 'cropped and mirrored')
-    "Pairs of pictures that are copies of each other, if saved anew, made smaller, mirrored or cropped by up to a tenth."
+    "Pairs of pictures that are copies of each other, if saved anew, made smaller, mirrored or cropped by a few percent."
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1:] != (SIDE, SIDE, 3):
         raise ValueError(f'`pictures` must be a uint8 array of shape (n, {SIDE}, {SIDE}, 3), got {pictures.dtype} {pictures.shape}')
     if len(pictures) < 2: return pd.DataFrame(columns=['first', 'second', 'similarity', 'how'])
     grey = pictures @ _luma
-    parts = [_describe(grey, o) for o in _windows()]
-    pairs = _candidates(parts, grey.reshape(len(grey), -1).std(1) < 2, alike)
-    coarse, rows = _seen(pictures, _windows()[0], 6), []
+    pairs = _candidates(grey, grey.reshape(len(grey), -1).std(1) < 2, .915*alike)
+    coarse, rows = _seen(pictures, _windows()[0], 4), []
     a, b = (coarse[o] for o in pairs.T)
-    pairs = pairs[np.minimum(np.abs(a-b).mean((1, 2, 3)), np.abs(a-b[:,:,::-1]).mean((1, 2, 3))) <= 1.3*colours]
-    for start in range(0, len(pairs), 1000):
-        part = pairs[start:start+1000]
-        for pair, r, difference, way in zip(part, *_compare(pictures, part, _alignments(part, parts))):
-            window = _windows()[way % len(parts)]
-            if .7*details < r and difference < 2*colours and (r < details or difference > colours):
-                whole, other = (o[0] for o in _laid(pictures[pair[None]], way))
-                new, changed, window = _refine(whole, other, window, r)
-                r, difference = (new, changed) if new > r else (r, difference)
-            if r >= details and difference <= colours: rows.append((*pair.tolist(), round(float(r), 3), _how(window, way // len(parts) % 2)))
+    pairs = pairs[np.minimum(np.abs(a-b).mean((1, 2, 3)), np.abs(a-b[:,:,::-1]).mean((1, 2, 3))) <= .8*colours]
+    parts = [_describe(grey, o) for o in _windows()]
+    for start in range(0, len(pairs), 4000):
+        part = pairs[start:start+4000]
+        ways, similar = _alignments(part, parts)
+        part, ways = part[similar > alike], ways[similar > alike]
+        r, difference, way = _compare(pictures, part, ways)
+        windows = np.array(_windows())[way % len(parts)]
+        near = np.flatnonzero((.75*details < r) & (difference < 1.7*colours) & ((r < details) | (difference > colours)))
+        if len(near):
+            laid = [_laid(pictures[part[i:i+1]], w) for i, w in zip(near, way[near])]
+            new, changed, moved = _refine(*(np.concatenate(o) for o in zip(*laid)), windows[near], r[near])
+            better = changed < np.inf
+            near = near[better]
+            r[near], difference[near], windows[near] = new[better], changed[better], moved[better]
+        for i in np.flatnonzero((r >= details) & (difference <= colours)):
+            rows.append((*part[i].tolist(), round(float(r[i]), 3), _how(tuple(windows[i].tolist()), way[i] // len(parts) % 2)))
     return pd.DataFrame(rows, columns=['first', 'second', 'similarity', 'how'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #b723f0e4
+# %% ../../nbs/api/51_deploy.bundle.ipynb #ad1a042d
 import hashlib, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from ..core import atomic_folder, package_versions, shorten, write_json
+from ..core import ImgclsError, atomic_folder, package_versions, shorten, write_json
 from ..data.tables import table_counts
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #bf19e084
+# %% ../../nbs/api/51_deploy.bundle.ipynb #bf38ca8b
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     usable = table[table['error'] == ''] if 'error' in table else table
@@ -42,6 +42,8 @@ def _describe(learn, metrics):
     if not isinstance(config, dict): raise TypeError('the model has no `config`: make the learner with `image_learner`')
     if not all(hasattr(dls, o) for o in ('size', 'presize', 'method')):
         raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
+    if getattr(dls, 'multi_label', False):
+        raise ImgclsError('a bundle holds a classifier that gives one label to an image, and this one gives several. `learn.save` keeps its weights.')
     table = getattr(dls, 'table', None)
     return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
                 metrics=_describe_metrics(metrics), versions=package_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),

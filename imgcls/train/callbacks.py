@@ -29,7 +29,7 @@ class BnEval(Callback):
         for module in body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #7c47f232
+# %% ../../nbs/api/32_train.callbacks.ipynb #5bcd6031
 def _stage(learn): return 'frozen' if learn.opt.frozen_idx else 'unfrozen'
 
 
@@ -48,10 +48,15 @@ class History(Callback):
 
     def before_epoch(self):
         "Start the clock."
-        self.started = time.perf_counter()
+        self.started, self.trains = time.perf_counter(), False
+
+    def before_train(self):
+        "Only an epoch that trains is kept, and not a mere `learn.validate()`."
+        self.trains = True
 
     def after_epoch(self):
         "Add a row."
+        if not self.trains: return
         names, values = self.learn.recorder.metric_names[1:], self.learn.final_record
         row = dict(epoch=len(self.learn.history), stage=_stage(self.learn))
         row |= {k: float(v) for k, v in zip(names, values) if v is not None}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['no_trace', 'ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #159170af
+# %% ../../nbs/api/35_train.learner.ipynb #2583ca38
 import copy, random, tempfile, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ from fastai.callback import schedule as _schedule  # noqa: F401 - gives `Learner
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner, Metric
-from fastai.metrics import accuracy
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.metrics import accuracy, accuracy_multi
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
@@ -125,7 +126,7 @@ class ImageLearner(Learner):
             self.compute = was
             _lay_out(self.model, was)
 
-# %% ../../nbs/api/35_train.learner.ipynb #6a5058cf
+# %% ../../nbs/api/35_train.learner.ipynb #9ff52413
 def _without_normalize(dls):
     "Copies of the loaders without `Normalize`"
     loaders = []
@@ -153,6 +154,20 @@ def _n_classes(dls):
     return len(vocab)
 
 
+def _has_several_labels(dls): return isinstance(getattr(dls.train_ds, 'loss_func', None), BCEWithLogitsLossFlat)
+
+
+def _choose_loss(dls, given):
+    "The loss to use, or None for the one that fastai takes: `balance='loss'` brings weights"
+    weights = getattr(dls, 'class_weights', None)
+    if weights is None: return given
+    if given is not None:
+        warnings.warn("`loss_func` is used as it is, without the weights of the loaders' balance='loss'", stacklevel=3)
+        return given
+    weights = torch.tensor(weights, dtype=torch.float32, device=dls.device)
+    return BCEWithLogitsLossFlat(pos_weight=weights) if _has_several_labels(dls) else CrossEntropyLossFlat(weight=weights)
+
+
 @delegates(Learner.__init__, but=['dls', 'model', 'train_bn'])
 def image_learner(
     dls:DataLoaders, # From `image_loaders`, or any fastai loaders of RGB images with classes
@@ -167,7 +182,7 @@ def image_learner(
     pool:str='concat', # 'avg', 'max' or 'concat'
     compute:str|Compute='auto', # 'auto', 'fp32', 'bf16', or a `Compute`
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: yes if it is pretrained
-    metrics=accuracy, # fastai metrics
+    metrics=None, # fastai metrics; None takes `accuracy`, or `accuracy_multi` where images have several labels
     **kwargs
 )->ImageLearner: # Its body is frozen if it is pretrained, as in fastai
     "Make a learner: a pretrained body with its own normalization, a new head, layer groups, and the compute policy of this machine."
@@ -178,6 +193,8 @@ def image_learner(
     _lay_out(model, chosen)
     dls = _check_loaders(dls, model)
     options = dict(path=Path('.'), train_bn=not bn_eval) | kwargs
+    options['loss_func'] = _choose_loss(dls, kwargs.get('loss_func'))
+    metrics = (accuracy_multi if _has_several_labels(dls) else accuracy) if metrics is None else metrics
     options['cbs'] = [History(), *([BnEval()] if bn_eval else []), *L(kwargs.get('cbs'))]
     learn = ImageLearner(dls, model.to(dls.device), splitter=splitter or layer_groups, metrics=metrics, **options)
     learn.compute = chosen
@@ -227,7 +244,7 @@ def fine_tune(
             learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #9088444a
+# %% ../../nbs/api/35_train.learner.ipynb #277265bf
 def _plain_loader(learn, split):
     "Loader, items and root for a learner whose loaders have no table"
     check_option('split', split, ('train', 'valid'))
@@ -255,7 +272,8 @@ def predict(
         learn.model.to(learn.dls.device)
         logits, targets, losses = learn.get_preds(dl=dl, with_loss=True, act=noop)
     finally: restore()
-    probs = getattr(learn.loss_func, 'activation', lambda x: x.softmax(-1))(logits.float())
+    logits, several = logits.float(), targets.ndim == 2
+    probs = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))(logits)
     name = split if isinstance(split, str) else None
-    return Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits.float()),
-                       losses=np.asarray(losses.float()), split=name)
+    return Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits),
+                       losses=np.asarray(losses.float()), split=name, multi_label=several)

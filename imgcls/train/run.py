@@ -30,9 +30,10 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #8a990c1c
+# %% ../../nbs/api/33_train.run.ipynb #00e9f507
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'set_aside.csv': 'files that cannot be used, with the reason',
+          'audit.json': 'what was found wrong with the photos before training',
           'predictions': 'what was predicted, one line per photo', 'figures': 'pictures to look at'}
 
 
@@ -118,6 +119,13 @@ class Run:
     )->Path|None: # The file, or None if there is nothing to write
         "Write `set_aside.csv`, if any file is set aside."
         return self._write_csv(self.path/'set_aside.csv', frame) if len(frame) else None
+
+    def write_audit(self,
+        report, # From `audit`
+    )->Path: # The file
+        "Write `audit.json`."
+        report.save(self.path/'audit.json')
+        return self.path/'audit.json'
 
     def write_predictions(self,
         preds, # `Predictions`
