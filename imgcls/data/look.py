@@ -39,7 +39,7 @@ def plot_classes(
     ax.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
     return fig
 
-# %% ../../nbs/api/16_data.look.ipynb #a431d73b
+# %% ../../nbs/api/16_data.look.ipynb #75ade1d7
 def plot_sizes(
     table:pd.DataFrame, # From `image_table`
     *,
@@ -57,7 +57,7 @@ def plot_sizes(
     a.plot(lines, lines, color='grey', lw=.7, ls=':')
     a.set(xlabel='width, pixels', ylabel='height, pixels', title=f'{len(usable):,} images, {len(points):,} sizes')
     if lines[1] > 10*lines[0]: a.set(xscale='log', yscale='log')
-    b.hist(short, bins=np.unique(np.linspace(short.min()-.5, short.max()+.5, 40)) if short.max() > short.min() else 3, color='tab:blue')
+    b.hist(short, bins=np.linspace(.95*short.min(), 1.05*short.max(), 40), color='tab:blue')
     b.set(xlabel='short side, pixels', ylabel='images', title=f'short side: {short.min():.0f} to {short.max():.0f}, median {np.median(short):.0f}')
     if size is not None:
         b.axvline(size, color='tab:red')
