@@ -117,12 +117,12 @@ def _laid(pair, way):
     whole, part = (pair[:,o].astype(np.float32) for o in ((1, 0) if way // (2*n) else (0, 1)))
     return whole, part[:,:,::-1] if way // n % 2 else part
 
-# %% ../../nbs/api/06_data.copies.ipynb #a6cbd45a
-def _candidates(grey, flat, alike, block=256):
-    "Pairs i < j that are alike from afar, as (m, 2); what is flat takes no part"
+# %% ../../nbs/api/06_data.copies.ipynb #670826fa
+def _candidates(grey, coarse, *, alike, colours, block=256):
+    "Pairs i < j that are alike from afar, in slow waves and in the mean colours of 4 × 4 parts, as (m, 2); what is flat takes no part"
     corners = [(y, y+.95, x, x+.95) for y in (0., .05) for x in (0., .05)]
     parts = [_describe(grey, o, waves=6) for o in (_windows()[0], *corners)]
-    even, odd, found = _flip(6) > 0, _flip(6) < 0, []
+    flat, even, odd, found = grey.reshape(len(grey), -1).std(1) < 2, _flip(6) > 0, _flip(6) < 0, []
     for start in progress(range(0, len(grey), block), total=-(-len(grey)//block), label='looking for copies'):
         best = np.full((len(grey[start:start+block]), len(grey)), -1, np.float32)
         for part in parts:
@@ -132,8 +132,10 @@ def _candidates(grey, flat, alike, block=256):
             np.maximum(best, similar, out=best)
         best[flat[start:start+block]] = -1; best[:,flat] = -1
         i, j = np.nonzero(best > alike)
-        i += start
-        found.append((np.minimum(i, j)*len(grey) + np.maximum(i, j))[i != j])
+        i, j = (o[i+start != j] for o in (i+start, j))
+        a, b = coarse[i], coarse[j]
+        near = np.minimum(np.abs(a-b).mean((1, 2, 3)), np.abs(a-b[:,:,::-1]).mean((1, 2, 3))) <= colours
+        found.append((np.minimum(i, j)*len(grey) + np.maximum(i, j))[near])
     return np.stack(np.divmod(np.unique(np.concatenate(found)), len(grey)), 1)
 
 def _how(window, mirrored):
@@ -152,10 +154,7 @@ def find_copies(
         raise ValueError(f'`pictures` must be a uint8 array of shape (n, {SIDE}, {SIDE}, 3), got {pictures.dtype} {pictures.shape}')
     if len(pictures) < 2: return pd.DataFrame(columns=['first', 'second', 'similarity', 'how'])
     grey = pictures @ _luma
-    pairs = _candidates(grey, grey.reshape(len(grey), -1).std(1) < 2, .915*alike)
-    coarse, rows = _seen(pictures, _windows()[0], 4), []
-    a, b = (coarse[o] for o in pairs.T)
-    pairs = pairs[np.minimum(np.abs(a-b).mean((1, 2, 3)), np.abs(a-b[:,:,::-1]).mean((1, 2, 3))) <= .8*colours]
+    pairs, rows = _candidates(grey, _seen(pictures, _windows()[0], 4), alike=.915*alike, colours=.8*colours), []
     parts = [_describe(grey, o) for o in _windows()]
     for start in range(0, len(pairs), 4000):
         part = pairs[start:start+4000]
