@@ -236,17 +236,17 @@ def test_demo_data(monkeypatch, tmp_path):
 
 
 def test_free_folders(tmp_path, monkeypatch):
-    from imgcls.cli import _free_folder
+    from imgcls.commands.base import free_folder
     monkeypatch.chdir(tmp_path)
     photos = tmp_path/'photos'
-    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
+    assert free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
     (tmp_path/'imgcls-run').mkdir()
-    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
+    assert free_folder(None, 'imgcls-run', photos) == Path('imgcls-run')
     for i in ('', '-2'): (tmp_path/f'imgcls-run{i}'/'x').mkdir(parents=True)
-    assert _free_folder(None, 'imgcls-run', photos) == Path('imgcls-run-3')
-    assert _free_folder(Path('imgcls-run'), 'x', photos) == Path('imgcls-run')  # what was asked for is never changed
+    assert free_folder(None, 'imgcls-run', photos) == Path('imgcls-run-3')
+    assert free_folder(Path('imgcls-run'), 'x', photos) == Path('imgcls-run')  # what was asked for is never changed
     for out in ('photos', 'photos/run', 'photos/../photos/a/b'):
-        with pytest.raises(ValueError, match='is inside of the folder of photos'): _free_folder(out, 'x', photos)
+        with pytest.raises(ValueError, match='is inside of the folder of photos'): free_folder(out, 'x', photos)
 
 
 # --- notebooks, samples, version, help --------------------------------------------------------------------------------
