@@ -216,7 +216,7 @@ def test_audit_of_bad_arguments(photos, tmp_path, capsys):
 def test_demo_on_own_photos(photos, tmp_path):
     before = contents(photos)
     out, err = command('demo', photos, cwd=tmp_path)
-    assert contents(photos) == before and names(tmp_path)[:2] == ['imgcls-demo', 'imgcls-demo/bundle']
+    assert contents(photos) == before and names(tmp_path)[:3] == ['imgcls-demo', 'imgcls-demo/audit.json', 'imgcls-demo/bundle']
     for text in ('Your photos in', 'total ', 'test: accuracy', '95 % interval', 'a photo that was not in training', 'test/0/', ', with probability ',
                  'Everything is in imgcls-demo', 'bundle/model.safetensors', 'figures/confusion.png', 'imgcls predict imgcls-demo/bundle PHOTO', 'imgcls notebooks DIR'):
         assert text in out, text

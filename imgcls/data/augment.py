@@ -135,7 +135,7 @@ def _trivial_words(s):
     one = f'all changed by one of 14 operations (turn, shear, shift, colours …), at one of {s["strengths"]} strengths'
     return ['half of them mirrored'] * s['do_flip'] + [one]
 
-# %% ../../nbs/api/14_data.augment.ipynb #9e22c4ac
+# %% ../../nbs/api/14_data.augment.ipynb #a27c5368
 @dataclass(frozen=True, eq=False, repr=False)
 class Augmentation:
     "A named way to vary training pictures, which says and shows what it does."
@@ -183,7 +183,7 @@ class Augmentation:
         lines = self.words(self.settings) or ['nothing is changed']
         settings = ', '.join(f'{k}={v!r}' for k, v in self.settings.items())
         return (f"<p><b>'{escape(self.name)}'</b>, for {escape(self.purpose)}. What happens to the training pictures:</p><ul>" +
-                ''.join(f'<li>{escape(o)}</li>' for o in lines) + '</ul>' + (f'<p><code>{escape(settings)}</code></p>' if settings else ''))
+                ''.join(f'<li>{escape(o)}</li>' for o in lines) + '</ul>' + (f'<p>Settings: {escape(settings)}</p>' if settings else ''))
 
 
 def _vary_item(x, tfms):
