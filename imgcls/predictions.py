@@ -18,7 +18,7 @@ from .core import DataError, atomic_file, shorten
 # %% auto #0
 __all__ = ['Predictions']
 
-# %% ../nbs/api/01_predictions.ipynb #cdcb2dff
+# %% ../nbs/api/01_predictions.ipynb #3aac1959
 def _to_array(name, values, dtype=None):
     try: return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError, RuntimeError) as e:
@@ -28,14 +28,14 @@ def _to_files(items):
     try: return np.array([Path(o).as_posix() for o in items], dtype=object)
     except TypeError as e: raise DataError(f'`items` must be the paths or names of the files, one an image ({e}).') from e
 
-def _check_probs(probs, where, multi_label):
+def _check_probs(probs, where, apart):
     bad = ~np.isfinite(probs).all(1)
     if bad.any(): raise DataError(f'`probs` of {where(bad)} are not finite numbers. Look at the images and at the loss: the training may have gone wrong.')
-    hint = '' if multi_label else ' Pass probabilities (after softmax), not logits; for several labels an image, set multi_label=True.'
+    hint = '' if apart else ' Pass probabilities (after softmax), not logits; for several labels an image, set multi_label=True.'
     bad = ((probs < -1e-3) | (probs > 1.001)).any(1)
     if bad.any(): raise DataError(f'`probs` must lie between 0 and 1, but not those of {where(bad)}.{hint}')
     bad = np.abs(probs.sum(1) - 1) > 1e-3
-    if bad.any() and not multi_label: raise DataError(f'`probs` must sum to 1 in each row, but those of {where(bad)} sum to {probs[bad][0].sum():.4g}.{hint}')
+    if bad.any() and not apart: raise DataError(f'`probs` must sum to 1 in each row, but those of {where(bad)} sum to {probs[bad][0].sum():.4g}.{hint}')
 
 def _check_targets(targets, vocab, where, multi_label):
     "The targets as class numbers (or a matrix of 0 and 1); names of classes are looked up."
@@ -51,13 +51,14 @@ def _check_targets(targets, vocab, where, multi_label):
     if rows.any(): raise DataError(f'`targets` must be whole numbers from 0 to {top}, but {where(rows)} has {values[bad][0]:g}.')
     return values.astype(np.int64)
 
-def _log_loss(probs, targets, multi_label):
-    "-log p(target) of each image; for several labels, the mean over the classes of -log p(right answer)"
-    right = np.where(targets == 1, probs, 1 - probs) if multi_label else probs[np.arange(len(probs)), targets]
+def _log_loss(probs, targets, multi_label, one_vs_all):
+    "-log p(target) of each image; where each class has its own yes or no, of all right answers: their sum, or for several labels their mean"
+    if one_vs_all and not multi_label: targets = np.eye(probs.shape[1])[targets]
+    right = np.where(targets == 1, probs, 1 - probs) if targets.ndim == 2 else probs[np.arange(len(probs)), targets]
     res = -np.log(np.maximum(right, np.finfo(np.float32).tiny))
-    return res.mean(1) if multi_label else res
+    return res.mean(1) if multi_label else res.sum(1) if one_vs_all else res
 
-# %% ../nbs/api/01_predictions.ipynb #6519ed59
+# %% ../nbs/api/01_predictions.ipynb #d894fb6e
 @dataclass(repr=False, eq=False)
 class Predictions:
     "What a classifier said about each image, checked, sliceable, and the same whoever said it."
@@ -72,6 +73,7 @@ class Predictions:
     losses: np.ndarray|None = None # (n,), the loss of each image; from `probs` and `targets` if not given
     split: str|None = None # such as 'valid': which part of the data this is
     multi_label: bool = False # may an image have several labels, or none?
+    one_vs_all: bool = False # one label an image, but a yes or no for each class, so that a row needn't sum to 1?
 
     def __post_init__(self):
         probs = _to_array('probs', self.probs, np.float64)
@@ -84,9 +86,9 @@ class Predictions:
         if self.items is not None: self.items = _to_files(self.items)
         self.probs = probs.astype(np.float32)
         self._check_rows()
-        _check_probs(probs, self._where, self.multi_label)
+        _check_probs(probs, self._where, self.multi_label or self.one_vs_all)
         if self.targets is not None: self.targets = _check_targets(self.targets, self.vocab, self._where, self.multi_label)
-        if self.losses is None and self.targets is not None: self.losses = _log_loss(probs, self.targets, self.multi_label)
+        if self.losses is None and self.targets is not None: self.losses = _log_loss(probs, self.targets, self.multi_label, self.one_vs_all)
         if self.losses is not None: self.losses = self.losses.astype(np.float32)
 
     def _check_rows(self):
@@ -159,7 +161,7 @@ class Predictions:
         "Write `to_frame()` as a CSV file, whole or not at all."
         with atomic_file(path) as f: self.to_frame().to_csv(f, index=False, lineterminator='\n')
 
-# %% ../nbs/api/01_predictions.ipynb #442086d0
+# %% ../nbs/api/01_predictions.ipynb #f95afb9b
 def _take(preds, rows):
     "`preds[rows]`"
     if not isinstance(rows, slice): rows = np.atleast_1d(rows) if np.size(rows) else np.zeros(0, np.int64)
@@ -169,7 +171,7 @@ def _take(preds, rows):
     except (IndexError, TypeError) as e:
         raise IndexError(f'Predictions of {len(preds)} images are taken by a row number, a slice, or an array of row numbers or of {len(preds)} booleans ({e}).') from e
     part = {name: None if (o := getattr(preds, name)) is None else o[index] for name in ('targets', 'items', 'logits', 'features', 'losses')}
-    return Predictions(preds.probs[index], preds.vocab, root=preds.root, split=preds.split, multi_label=preds.multi_label, **part)
+    return Predictions(preds.probs[index], preds.vocab, root=preds.root, split=preds.split, multi_label=preds.multi_label, one_vs_all=preds.one_vs_all, **part)
 
 def _summary(preds):
     n, right = len(preds), preds.correct

@@ -138,6 +138,13 @@ rows = {
     'TrivialAugment: batch': (lambda w: TrivialAugment()(w.dls.valid.one_batch()), TypeError, 'give it among the item transforms, not among those of the batch'),
     'show_augmented: index': (lambda w: show_augmented(w.dls, 99), IndexError, '`index` must be from 0 to'),
     'image_block: lost': (lambda w: image_block(w.lost), DataError, "the table doesn't know its folder"),
+    # losses
+    'nll_loss: class number': (lambda w: public.nll_loss(torch.zeros(2, 3), torch.tensor([0, 3])), ValueError, 'class numbers must be from 0 to 2, got 0 to 3'),
+    'cross_entropy: floats': (lambda w: public.cross_entropy(torch.zeros(2, 3), torch.tensor([0., 1.])), TypeError, 'class numbers must be whole numbers, got torch.float32: use `targets.long()`'),
+    'cross_entropy: weight': (lambda w: public.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), weight=[1, 2]), ValueError, '`weight` must have one number for each of the 3 classes, got shape (2,)'),
+    'one_vs_all_loss: class number': (lambda w: public.one_vs_all_loss(torch.zeros(2, 3), torch.tensor([-2, 1])), ValueError, 'class numbers must be from -1 to 2, got -2 to 1'),
+    'one_vs_all_loss: shape': (lambda w: public.one_vs_all_loss(torch.zeros(3), torch.tensor([1])), ValueError, 'scores must have a row for each image and a column for each class, got shape (3,)'),
+    'OneVsAllLoss: reduction': (lambda w: public.OneVsAllLoss(reduction='average'), ValueError, "`reduction` must be one of 'mean', 'sum', 'none', got 'average'"),
     # files, labels, splits
     'check_folder: missing': (lambda w: public.check_folder('phots'), FileNotFoundError, 'There is no folder'),
     'check_folder: a file': (lambda w: public.check_folder(w.folder/'file.txt'), DataError, 'is a file, and a folder of images was expected'),
@@ -262,7 +269,7 @@ rows = {
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
-          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies'}
+          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

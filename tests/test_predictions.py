@@ -21,7 +21,7 @@ def random(n=50, c=3, seed=0, **kw):
 
 def test_signature():
     kinds = inspect.signature(Predictions).parameters
-    assert list(kinds) == ['probs', 'vocab', 'targets', 'items', 'root', 'logits', 'features', 'losses', 'split', 'multi_label']
+    assert list(kinds) == ['probs', 'vocab', 'targets', 'items', 'root', 'logits', 'features', 'losses', 'split', 'multi_label', 'one_vs_all']
     assert [k for k, p in kinds.items() if p.kind is p.POSITIONAL_OR_KEYWORD] == ['probs', 'vocab']
 
 def test_against_sklearn():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from ..core import ImgclsError, atomic_folder, package_versions, shorten, write_json
 from ..data.tables import table_counts
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #bf38ca8b
+# %% ../../nbs/api/51_deploy.bundle.ipynb #2bf9f4d4
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     usable = table[table['error'] == ''] if 'error' in table else table
@@ -46,6 +46,7 @@ def _describe(learn, metrics):
         raise ImgclsError('a bundle holds a classifier that gives one label to an image, and this one gives several. `learn.save` keeps its weights.')
     table = getattr(dls, 'table', None)
     return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
+                one_vs_all=getattr(getattr(learn, 'loss_func', None), 'one_vs_all', False),
                 metrics=_describe_metrics(metrics), versions=package_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
                 data={} if table is None else _describe_data(table))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #cad09b8a
+# %% ../../nbs/api/50_deploy.predictor.ipynb #89401d77
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -67,6 +67,7 @@ _SCHEMA = {
     'versions': ('an object', lambda o: isinstance(o, dict)),
     'data': ('an object', lambda o: isinstance(o, dict)),
     'sha256': ('64 hexadecimal digits', lambda o: isinstance(o, str) and len(o) == 64 and set(o) <= set('0123456789abcdef'))}
+_OPTIONAL = {'one_vs_all': ('true or false', lambda o: type(o) is bool)}  # a sigmoid for each class, in the place of softmax?
 _MODEL = {
     'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", _is_arch),
     'n_classes': _whole(1, 100_000),
@@ -90,7 +91,7 @@ def _read_config(file):
     schema = config.get('schema') if isinstance(config, dict) else None
     if type(schema) is not int: raise BundleError(f"'{file}': this is no description of a classifier, which has a whole number as `schema`")
     if schema != 1: raise BundleError(f"'{file}': the bundle has schema {schema}, this version of imgcls reads schema 1; update imgcls")
-    _check_fields(file, config, _SCHEMA)
+    _check_fields(file, config, _SCHEMA | {k: v for k, v in _OPTIONAL.items() if k in config})
     _check_fields(file, config['model'], _MODEL, 'model.')
     size, presize, n_names, n_classes = config['size'], config['presize'], len(config['vocab']), config['model']['n_classes']
     if presize < size: raise BundleError(f"'{file}': `presize` must be at least `size`, got {presize} and {size}")
@@ -163,7 +164,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #ef1801e1
+# %% ../../nbs/api/50_deploy.predictor.ipynb #ec77100c
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -191,7 +192,8 @@ class Classifier:
     def _forward(self, squares):
         "Probabilities (n, n_classes) of a list of uint8 squares (size, size, 3)"
         x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255).contiguous()
-        with self._lock, torch.inference_mode(), run_as(self.model, self.compute): return self.model(x).softmax(1).cpu().numpy()
+        with self._lock, torch.inference_mode(), run_as(self.model, self.compute): scores = self.model(x)
+        return (scores.sigmoid() if self.config.get('one_vs_all') else scores.softmax(1)).cpu().numpy()
 
     def _answers(self, pairs, bs):
         "Yield name, probabilities or None, and '' or the error, for each pair of a name and an image"
@@ -234,7 +236,8 @@ class Classifier:
         if not kept: raise DataError(f'none of the {len(items):,} images can be used: {shorten(bad)}' if bad else 'there are no images to classify')
         if bad: _log.warning("%d of %d images can't be used and are left out: %s", len(bad), len(items), shorten(bad))
         labels = None if labels is None else [labels[i] for i in kept]
-        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels), items=[items[i] for i in kept], root=root, split=split)
+        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels), items=[items[i] for i in kept], root=root, split=split,
+                           one_vs_all=self.config.get('one_vs_all', False))
 
     def _targets(self, labels):
         if labels is None: return None

@@ -244,7 +244,7 @@ def fine_tune(
             learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #277265bf
+# %% ../../nbs/api/35_train.learner.ipynb #99b10a25
 def _plain_loader(learn, split):
     "Loader, items and root for a learner whose loaders have no table"
     check_option('split', split, ('train', 'valid'))
@@ -276,4 +276,4 @@ def predict(
     probs = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))(logits)
     name = split if isinstance(split, str) else None
     return Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits),
-                       losses=np.asarray(losses.float()), split=name, multi_label=several)
+                       losses=np.asarray(losses.float()), split=name, multi_label=several, one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several)
