@@ -60,6 +60,12 @@ def bundle_with(w, **fields):
     return load_bundle(w.folder/'changed')
 
 
+def noise_record(n=100):
+    "A learning rate finder's record of mere noise"
+    noise = np.random.default_rng(0).normal(2.3, 0.1, n)
+    return public.LRRecord(np.geomspace(1e-7, 10, n), noise, noise)
+
+
 half = np.array([[0.5, 0.5]])
 rows = {
     # core
@@ -145,6 +151,30 @@ rows = {
     'one_vs_all_loss: class number': (lambda w: public.one_vs_all_loss(torch.zeros(2, 3), torch.tensor([-2, 1])), ValueError, 'class numbers must be from -1 to 2, got -2 to 1'),
     'one_vs_all_loss: shape': (lambda w: public.one_vs_all_loss(torch.zeros(3), torch.tensor([1])), ValueError, 'scores must have a row for each image and a column for each class, got shape (3,)'),
     'OneVsAllLoss: reduction': (lambda w: public.OneVsAllLoss(reduction='average'), ValueError, "`reduction` must be one of 'mean', 'sum', 'none', got 'average'"),
+    'step_decay: every': (lambda w: public.step_decay(0.1, 10, every=0), ValueError, '`every` must be above 0, got 0'),
+    'time_decay: decay': (lambda w: public.time_decay(0.1, 10, decay=-1), ValueError, '`decay` must be at least 0, got -1'),
+    'poly_decay: slice': (lambda w: public.poly_decay(slice(1e-4, 1e-2)), TypeError, '`lr` must be a number or one for each layer group, got slice(0.0001, 0.01, None): `lr_table` shows'),
+    'exp_decay: lr': (lambda w: public.exp_decay('fast', 10), TypeError, "`lr` must be a number, or one for each layer group, got 'fast'"),
+    'cosine_decay: cycles': (lambda w: public.cosine_decay(0.1, cycles=1.5), ValueError, '`cycles` must be a whole number, got 1.5'),
+    'warm_up: pct': (lambda w: public.warm_up(0.1, pct=3), ValueError, '`pct` must be a share of the training, from 0 to below 1, got 3'),
+    'plot_schedules: none': (lambda w: public.plot_schedules({}), ValueError, '`schedules` is empty: give functions by their names'),
+    'lr_records: num_it': (lambda w: public.lr_records(w.learn, num_it=5), ValueError, '`sweeps` must be 1 or more and `num_it` 30 or more, got 1 and 5'),
+    'lr_records: rates': (lambda w: public.lr_records(w.learn, start_lr=1, end_lr=0.1), ValueError, '`start_lr` must be above 0 and below `end_lr`, got 1 and 0.1'),
+    'lr_suggestions: rates': (lambda w: public.lr_suggestions([0.1]), TypeError, '`records` must come from `lr_records`'),
+    'suggest_lr: rule': (lambda w: public.suggest_lr(noise_record(), rule='steepest'), ValueError, "got 'steepest'. Did you mean 'steep'?"),
+    'suggest_lr: flat': (lambda w: public.suggest_lr(noise_record()), DataError, 'the curve is flat: between 1e-07 and 10 the loss falls nowhere by more than chance'),
+    'suggest_lr: no rise': (lambda w: public.suggest_lr(noise_record(), rule='rise'), DataError, "the loss doesn't rise up to a rate of 10"),
+    'suggest_lr: short': (lambda w: public.suggest_lr(noise_record(12)), DataError, 'exploded or was no number after 12 batches'),
+    'plot_lr_find: none': (lambda w: public.plot_lr_find([]), TypeError, '`records` must come from `lr_records`'),
+    'lr_sweep: rates': (lambda w: public.lr_sweep(w.learn, [0.1, 0]), ValueError, '`rates` must be above 0, got [0.1, 0]'),
+    'lr_sweep: epochs': (lambda w: public.lr_sweep(w.learn, [0.1], epochs=0), ValueError, '`epochs` must be 1 or more, got 0'),
+    'plot_lr_sweep: columns': (lambda w: public.plot_lr_sweep(w.table), DataError, "must come from `lr_sweep`: it has no column 'lr'"),
+    'layer_table: type': (lambda w: public.layer_table('resnet18'), TypeError, '`model` must be a network or a learner, got str'),
+    'layer_table: size': (lambda w: public.layer_table(nn.Sequential(nn.Flatten(), nn.Linear(10, 2))), ValueError, "a photo of (3, 224, 224) doesn't go through the network"),
+    'freeze_before: name': (lambda w: public.freeze_before(w.learn, '0.nett'), ValueError, "no layer is named '0.nett'. Did you mean '0.net'"),
+    'freeze_before: row': (lambda w: public.freeze_before(w.learn, 99), ValueError, '`layer` must be a row of `layer_table`, from 0 to'),
+    'GradualUnfreezing: every': (lambda w: public.GradualUnfreezing(every=0), ValueError, '`every` and `groups` must be 1 or more, got 0 and 1'),
+    'lr_table: rates': (lambda w: public.lr_table(w.learn, [0.1] * 9), ValueError, '`lr` has 9 rates, and the network has 2 layer groups'),
     # files, labels, splits
     'check_folder: missing': (lambda w: public.check_folder('phots'), FileNotFoundError, 'There is no folder'),
     'check_folder: a file': (lambda w: public.check_folder(w.folder/'file.txt'), DataError, 'is a file, and a folder of images was expected'),
@@ -269,7 +299,7 @@ rows = {
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
-          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax'}
+          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

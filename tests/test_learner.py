@@ -227,3 +227,20 @@ import imgcls.train.learner
 assert dict(vars(Learner)) == before
 '''
     subprocess.run([sys.executable, '-c', code], check=True, timeout=120, env=os.environ)
+
+
+def test_frozen_layers_stay_as_they_are_after_they_have_been_trained():
+    "fastai leaves zeroed gradients on layers that are frozen again, and its optimizers take a step of weight decay for them"
+    from torch import nn
+    from imgcls.data.loaders import image_loaders
+    from imgcls.data.samples import sample
+    from imgcls.train.learner import image_learner
+    dls = image_loaders(sample('digits'), size=16, num_workers=0, augment='none', device='cpu')
+    learn = image_learner(dls, nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU()), normalize=None, hidden=(), splitter=lambda m: [list(m[0].parameters()), list(m[1].parameters())])
+    with learn.no_bar(), learn.no_logging():
+        learn.unfreeze()
+        learn.fit(1, wd=0.1)
+        learn.freeze()
+        before = [p.detach().clone() for p in learn.model[0].parameters()]
+        learn.fit(1, wd=0.1)
+    assert all((a == b).all() for a, b in zip(before, learn.model[0].parameters()))
