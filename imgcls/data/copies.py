@@ -52,7 +52,7 @@ def _describe(grey, window=(0., 1., 0., 1.), waves=8):
     res = (down @ grey @ across.T).reshape(len(grey), -1)[:,1:]
     return res/np.maximum(np.linalg.norm(res, axis=1, keepdims=True), 1e-6)
 
-# %% ../../nbs/api/06_data.copies.ipynb #df229da3
+# %% ../../nbs/api/06_data.copies.ipynb #16ff195b
 _luma = np.array([.299, .587, .114], np.float32)
 
 def _seen(pictures, window, n):
@@ -99,7 +99,7 @@ def _refine(whole, part, windows, r, *, steps=(.03, .015)):
     return r, colours, windows
 
 def _compare(pictures, pairs, ways):
-    "The best match of each pair: correlation of details, largest difference of colours, mirrored?, window"
+    "The best match of each pair: correlation of details, largest difference of colours, and the way in which they are laid"
     windows, best, colours = _windows(), np.full(len(pairs), -1, np.float32), np.zeros(len(pairs), np.float32)
     how = np.zeros(len(pairs), int)
     for way in np.unique(ways):
