@@ -33,7 +33,7 @@ from ..predictions import Predictions
 from .callbacks import BnEval, History
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #111615f0
+# %% ../../nbs/api/35_train.learner.ipynb #3283df1b
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -42,6 +42,7 @@ def _lay_out(model, compute):
 class ImageLearner(Learner):
     "fastai's `Learner`: forward passes run as `compute` says, `lr_find` leaves no trace, `history` has the epochs of all fits."
     compute = Compute()
+    run = None # The `Run` in which readings of test photos are noted
 
     def _do_one_batch(self):
         with run_as(self.model, self.compute): super()._do_one_batch()
@@ -192,7 +193,7 @@ def fine_tune(
             learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #b7dd59f9
+# %% ../../nbs/api/35_train.learner.ipynb #fee513cf
 def _plain_loader(learn, split):
     "Loader, items and root for a learner whose loaders have no table"
     check_option('split', split, ('train', 'valid'))
@@ -205,6 +206,9 @@ def _table_loader(learn, split, bs):
     dl = split_loader(learn.dls, split, bs=bs)
     table = split if isinstance(split, pd.DataFrame) else learn.dls.table
     return dl, list(dl.dataset.items['path']), table.attrs['root']
+
+
+def _has_test(split): return split == 'test' if isinstance(split, str) else 'split' in split and 'test' in set(split['split'])
 
 
 def predict(
@@ -221,5 +225,7 @@ def predict(
     logits, several = logits.float(), targets.ndim == 2
     probs = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))(logits)
     name = split if isinstance(split, str) else None
-    return Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits),
+    preds = Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits),
                        losses=np.asarray(losses.float()), split=name, multi_label=several, one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several)
+    if getattr(learn, 'run', None) is not None and _has_test(split): learn.run.log_reading(preds)
+    return preds

@@ -30,11 +30,12 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #00e9f507
+# %% ../../nbs/api/33_train.run.ipynb #4e0f2698
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
-          'history.csv': 'losses and metrics, one line per epoch', 'set_aside.csv': 'files that cannot be used, with the reason',
-          'audit.json': 'what was found wrong with the photos before training',
-          'predictions': 'what was predicted, one line per photo', 'figures': 'pictures to look at'}
+          'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
+          'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
+          'readings.csv': 'each time that test photos were predicted', 'predictions': 'what was predicted, one line per photo',
+          'figures': 'pictures to look at', 'checkpoints': 'what is needed to go on after an interruption'}
 
 
 def _plain(o):
@@ -126,6 +127,24 @@ class Run:
         "Write `audit.json`."
         report.save(self.path/'audit.json')
         return self.path/'audit.json'
+
+    def attach(self,
+        learn, # From `image_learner`
+    ): # The learner
+        "From now on each prediction of test photos by this learner is noted in `readings.csv`."
+        learn.run = self
+        return learn
+
+    def log_reading(self,
+        preds, # `Predictions` of test photos
+        by:str='predict', # What made them
+    )->Path: # The file
+        "Note in `readings.csv` that test photos were predicted: when, by what, how many, and how many of them right."
+        path, right = self.path/'readings.csv', preds.correct
+        row = dict(time=datetime.now().astimezone().isoformat(timespec='seconds'), by=by, split=preds.split or 'a table', photos=len(preds),
+                   right=None if right is None else int(right.sum()))
+        before = pd.read_csv(path) if path.exists() else None
+        return self._write_csv(path, pd.concat([before, pd.DataFrame([row])]).astype(dict(right='Int64')))
 
     def write_predictions(self,
         preds, # `Predictions`
