@@ -29,7 +29,7 @@ class BnEval(Callback):
         for module in body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #5bcd6031
+# %% ../../nbs/api/32_train.callbacks.ipynb #c8aa9893
 def _stage(learn): return 'frozen' if learn.opt.frozen_idx else 'unfrozen'
 
 
@@ -61,6 +61,16 @@ class History(Callback):
         row = dict(epoch=len(self.learn.history), stage=_stage(self.learn))
         row |= {k: float(v) for k, v in zip(names, values) if v is not None}
         self.learn.history.append(row | dict(seconds=round(time.perf_counter() - self.started, 3)))
+
+    def state_dict(self)->dict: # What a checkpoint keeps
+        "The rows."
+        return dict(rows=self.learn.history)
+
+    def load_state_dict(self,
+        state:dict, # From `state_dict`
+    ):
+        "Go on with these rows."
+        self.learn.history = list(state['rows'])
 
 # %% ../../nbs/api/32_train.callbacks.ipynb #cac90ccd
 def _clock(seconds):

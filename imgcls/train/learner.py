@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #7c486851
+# %% ../../nbs/api/35_train.learner.ipynb #def6b025
 import copy, warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import noop
+from fastai.callback.core import CancelEpochException, CancelFitException
 from fastai.callback import schedule as _schedule  # noqa: F401 - gives `Learner` its fit_one_cycle and lr_find
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
@@ -31,9 +32,10 @@ from ..data.loaders import split_loader
 from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
+from .state import Checkpoint, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #3283df1b
+# %% ../../nbs/api/35_train.learner.ipynb #d34ea819
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -42,10 +44,27 @@ def _lay_out(model, compute):
 class ImageLearner(Learner):
     "fastai's `Learner`: forward passes run as `compute` says, `lr_find` leaves no trace, `history` has the epochs of all fits."
     compute = Compute()
-    run = None # The `Run` in which readings of test photos are noted
+    noted_in = None # The `Run` in which readings of test photos are noted
+    first_epoch = first_batch = 0 # Where a `fit` goes on that was interrupted; set by `Checkpoint`
 
     def _do_one_batch(self):
         with run_as(self.model, self.compute): super()._do_one_batch()
+
+    def _do_fit(self):
+        first, self.first_epoch = self.first_epoch, 0
+        try:
+            for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        except CancelFitException: raise
+        except BaseException:
+            for cb in self.cbs:
+                if 'after_error' in dir(type(cb)): cb.after_error()
+            raise
+
+    def all_batches(self):
+        "Go through the batches of an epoch; those that were done before an interruption are passed over."
+        self.n_iter, batches = len(self.dl), enumerate(self.dl)
+        if self.training and self.first_batch: self.checkpoint.go_on(batches)
+        for o in batches: self.one_batch(*o)
 
     @delegates(Learner.lr_find)
     def lr_find(self,
@@ -150,7 +169,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #9dec911d
+# %% ../../nbs/api/35_train.learner.ipynb #880ff323
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -161,6 +180,14 @@ def _bn_eval(learn, bn_eval):
     with (learn.added_cbs(BnEval()) if bn_eval else learn.removed_cbs(there)): yield
 
 
+@contextmanager
+def _more_to_come(learn, more):
+    "Callbacks that act at the end of all, such as one that loads the best weights, wait until then"
+    learn.more_stages = more
+    try: yield
+    finally: del learn.more_stages
+
+
 def _discriminative(learn, lr, lr_mult):
     "One rate a layer group: the body's from `lr / lr_mult` to `lr / sqrt(lr_mult)`, the head's `lr`"
     if not learn.opt: learn.create_opt()
@@ -168,6 +195,16 @@ def _discriminative(learn, lr, lr_mult):
     return [*np.geomspace(lr / lr_mult, lr / lr_mult ** 0.5, n - 1).tolist(), lr] if n > 2 else slice(lr / lr_mult, lr)
 
 
+def _checkpoint(learn, folder, resume, settings):
+    "The callback that keeps the state of the training, or None"
+    if folder is None:
+        if resume: raise ValueError('`resume=True` needs `checkpoint_dir`, the folder in which the training was kept')
+        return None
+    if not isinstance(learn, ImageLearner): raise TypeError(f'`checkpoint_dir` needs a learner from `image_learner`, got a {type(learn).__name__}')
+    return Checkpoint(folder, about=training_identity(learn, settings), resume=resume)
+
+
+@delegates(Learner.fit_one_cycle, but=['n_epoch', 'lr_max', 'reset_opt', 'start_epoch'])
 def fine_tune(
     learn:Learner, # From `image_learner`; any fastai learner with layer groups will do
     epochs:int, # Epochs of all layers together, 0 or more
@@ -178,22 +215,27 @@ def fine_tune(
     pct_start:float=0.3, # Share of the second stage in which the rate rises
     div:float=5.0, # The second stage begins with a `div`-th of its peak rate
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: as the learner was made
-    wd:float|None=None, # Weight decay; None takes the optimizer's
+    checkpoint_dir:str|Path|None=None, # Folder for the state of the training, written after every epoch; None writes nothing
+    resume:bool=False, # Go on from the state in `checkpoint_dir`, if there is one?
     cbs:list|None=None, # Further callbacks, for both stages
+    **kwargs
 )->Learner: # The same learner, trained
     "Train the head on a frozen body, then all layers at discriminative rates."
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')
     if lr <= 0 or lr_mult <= 0: raise ValueError(f'`lr` and `lr_mult` must be positive, got {lr} and {lr_mult}')
-    with _bn_eval(learn, bn_eval):
-        if freeze_epochs:
-            learn.freeze()
-            learn.fit_one_cycle(freeze_epochs, slice(lr), pct_start=0.99, wd=wd, cbs=cbs)
-        if epochs:
-            learn.unfreeze()
-            learn.fit_one_cycle(epochs, _discriminative(learn, lr / 2, lr_mult), pct_start=pct_start, div=div, wd=wd, cbs=cbs)
+    settings = dict(epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, lr_mult=lr_mult, pct_start=pct_start, div=div, bn_eval=bn_eval) | kwargs
+    keeper = _checkpoint(learn, checkpoint_dir, resume, settings)
+    stages = [(freeze_epochs, learn.freeze, lambda: slice(lr), dict(pct_start=0.99)),
+              (epochs, learn.unfreeze, lambda: _discriminative(learn, lr / 2, lr_mult), dict(pct_start=pct_start, div=div))]
+    with _bn_eval(learn, bn_eval), keeper.listening() if keeper else nullcontext():
+        for i, (n, prepare, rates, options) in enumerate(stages):
+            if not n or keeper and i < keeper.first_stage: continue
+            prepare()
+            if keeper: keeper.stage = i
+            with _more_to_come(learn, i == 0 and epochs > 0): learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #fee513cf
+# %% ../../nbs/api/35_train.learner.ipynb #c2d056ee
 def _plain_loader(learn, split):
     "Loader, items and root for a learner whose loaders have no table"
     check_option('split', split, ('train', 'valid'))
@@ -227,5 +269,5 @@ def predict(
     name = split if isinstance(split, str) else None
     preds = Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), items=files, root=root, logits=np.asarray(logits),
                        losses=np.asarray(losses.float()), split=name, multi_label=several, one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several)
-    if getattr(learn, 'run', None) is not None and _has_test(split): learn.run.log_reading(preds)
+    if getattr(learn, 'noted_in', None) is not None and _has_test(split): learn.noted_in.log_reading(preds)
     return preds

@@ -30,7 +30,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #4e0f2698
+# %% ../../nbs/api/33_train.run.ipynb #9086a3d8
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
@@ -132,7 +132,7 @@ class Run:
         learn, # From `image_learner`
     ): # The learner
         "From now on each prediction of test photos by this learner is noted in `readings.csv`."
-        learn.run = self
+        learn.noted_in = self
         return learn
 
     def log_reading(self,
