@@ -30,7 +30,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #9086a3d8
+# %% ../../nbs/api/33_train.run.ipynb #6912019d
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
@@ -51,14 +51,14 @@ def _machine():
 
 
 class Run:
-    "The folder that one training run leaves; in a `with` block it is taken away again if the block fails before there is a bundle."
+    "The folder that one training run leaves; in a `with` block a new one is taken away again if the block fails before there is a bundle or a checkpoint."
     def __init__(self,
         path:str|Path, # Folder of a run that exists; `Run.create` makes a new one
     ):
         self.path = Path(path)
         if not (self.path/'run.toml').is_file():
             raise FileNotFoundError(f"'{self.path}' is no run: it has no file run.toml. `Run.create` makes a new one.")
-        self._made = []
+        self._made, self._new = [], False
 
     @classmethod
     def create(cls,
@@ -75,13 +75,13 @@ class Run:
         now = datetime.now().astimezone().replace(microsecond=0)
         _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
         run = cls(folder)
-        run._made = made
+        run._made, run._new = made, True
         return run
 
     def __enter__(self): return self
 
     def __exit__(self, kind, error, trace):
-        if kind is not None and not self.bundle.exists(): self._remove()
+        if kind is not None and self._new and not self.bundle.exists() and not (self.path/'checkpoints').exists(): self._remove()
 
     def _remove(self):
         "Take away what a run writes, and the folders that were made for it"
