@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['predict', 'evaluate', 'demo', 'notebooks', 'version', 'main']
 
-# %% ../nbs/api/90_cli.ipynb #0dc2de48
-import contextlib, inspect, logging, os, signal, sys, traceback, warnings
+# %% ../nbs/api/90_cli.ipynb #a7193339
+import contextlib, inspect, logging, os, sys, traceback, warnings
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -172,7 +172,7 @@ def version():
     found = package_versions('fastai', 'torch', 'torchvision', 'timm', 'fastcore', 'numpy', 'pandas', 'pillow')
     for o in (found | dict(python=sys.version.split()[0])).items(): typer.echo(' '.join(o))
 
-# %% ../nbs/api/90_cli.ipynb #2ebec83e
+# %% ../nbs/api/90_cli.ipynb #870ebcf3
 def _line(record): return (f'{record.levelname.lower()}: ' if record.levelno >= logging.WARNING else '') + record.getMessage()
 
 
@@ -203,9 +203,7 @@ def main(
             if not sys.warnoptions: warnings.showwarning = _show_warning
             app(args, prog_name='imgcls')
     except SystemExit as e: return e.code if isinstance(e.code, int) else int(e.code is not None)
-    except KeyboardInterrupt as e:
-        if str(e): _log.warning('%s', e)
-        return 128 + getattr(e, 'signal', signal.SIGINT)
+    except KeyboardInterrupt: return 130
     except Exception as e:
         if not _is_for_user(e): raise
         _log.error('%s', f'{e.strerror}: {e.filename}' if getattr(e, 'filename', None) else e)

@@ -62,7 +62,7 @@ def test_train_writes(run):
     folder, out, err = run
     figures = ['batch', 'confusion', 'history', 'top_losses']
     assert names(folder) == sorted(['audit.json', 'bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'figures', 'history.csv', 'predictions',
-                                    'predictions/test.csv', 'predictions/valid.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
+                                    'predictions/test.csv', 'predictions/valid.csv', 'readings.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
     for name in figures:
         with Image.open(folder/f'figures/{name}.png') as img: assert min(img.size) > 200 and len(img.convert('RGB').getcolors(10**6)) > 5
     with open(folder/'history.csv') as f: rows = list(csv.DictReader(f))
@@ -106,16 +106,59 @@ def test_same_seed_same_weights(run, photos, tmp_path):
     assert (tmp_path/'other/bundle/model.safetensors').read_bytes() != weights
 
 
-def test_interrupted(photos, tmp_path):
-    "Ctrl-C in the middle of training: status 130, no traceback, nothing left"
-    process = start('train', photos, '--out', 'deep/run', *small, '--freeze-epochs', '500', cwd=tmp_path)
-    for line in process.stderr:
-        if line.startswith('epoch 2/'): break
-    assert (tmp_path/'deep/run/run.toml').exists()
+def test_interrupted_before_training(photos, tmp_path):
+    "Ctrl-C while the photos are looked at: status 130, no traceback, nothing left"
+    process = start('train', photos, '--out', 'deep/run', *small, cwd=tmp_path)
+    while not (tmp_path/'deep/run/run.toml').exists(): time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and 'Traceback' not in err
+    assert 'stopped before the first batch: nothing is kept' in err
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize('by', [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_continued(photos, tmp_path, by):
+    "Ctrl-C and SIGTERM in the middle of training: the state is kept, the sentence says how to go on, and that ends at the same weights"
+    longer = [*small, '--freeze-epochs', '2', '--epochs', '1', '--seed', '7']
+    process = start('train', photos, '--out', 'deep/run', *longer, cwd=tmp_path)
+    for line in process.stderr:
+        if line.startswith('epoch 1/'): break
+    process.send_signal(by)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + by and 'Traceback' not in err
+    assert 'Go on with: imgcls train --out deep/run --resume' in err
+    assert (tmp_path/'deep/run/checkpoints/last.safetensors').exists() and not (tmp_path/'deep/run/bundle').exists()
+    out, err = command('train', '--out', 'deep/run', '--resume', cwd=tmp_path)
+    assert 'going on from stage' in err and 'epoch 1/3' not in err and 'epoch 3/3 (unfrozen)' in err
+    assert not (tmp_path/'deep/run/checkpoints').exists()
+    assert len(list(csv.DictReader(open(tmp_path/'deep/run/history.csv')))) == 3
+    if by == signal.SIGINT: return
+    assert main(['train', str(photos), '--out', str(tmp_path/'whole'), *longer]) == 0
+    weights = [(tmp_path/o/'bundle/model.safetensors').read_bytes() for o in ('deep/run', 'whole')]
+    assert weights[0] == weights[1]
+
+
+def test_resume_refusals(run, photos, tmp_path, capsys):
+    assert main(['train', '--out', str(run[0]), '--resume', '--lr', '0.5']) == 1
+    assert 'was begun with other settings: --lr 0.5 (it was 0.002). Leave them out' in capsys.readouterr().err
+    assert main(['train', '--out', str(run[0]), '--resume']) == 0
+    assert 'is finished: there is nothing to go on with' in capsys.readouterr().out
+    assert main(['train', '--out', str(tmp_path), '--resume']) == 1
+    assert 'is no run: it has no file run.toml' in capsys.readouterr().err
+    assert main(['train', '--resume']) == 1
+    assert '--resume needs --out' in capsys.readouterr().err
+
+
+def test_readings_are_logged(run, photos, tmp_path):
+    "The run has read its test photos once; who evaluates its bundle on test photos leaves a line as well"
+    copy = shutil.copytree(run[0], tmp_path/'run')
+    rows = list(csv.DictReader(open(copy/'readings.csv')))
+    assert [(o['by'], o['split'], o['photos']) for o in rows] == [('predict', 'test', '48')]
+    assert main(['evaluate', str(copy/'bundle'), str(photos)]) == 0
+    assert [o['by'].split(' ')[0] for o in csv.DictReader(open(copy/'readings.csv'))] == ['predict', 'imgcls']
+    assert main(['evaluate', str(copy/'bundle'), str(photos), '--split', 'valid']) == 0
+    assert len(list(csv.DictReader(open(copy/'readings.csv')))) == 2
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------
@@ -408,9 +451,9 @@ def test_wrong_usage(tmp_path, capsys, monkeypatch, args):
 
 def test_faults_of_ours_show_themselves(monkeypatch, photos, tmp_path):
     "An error that isn't meant for the user keeps its traceback, and nothing is left"
-    from imgcls import cli
+    from imgcls.commands import train
     def broken(*args): return {}['missing']
-    monkeypatch.setattr(cli, '_fit', broken)
+    monkeypatch.setattr(train, '_fit', broken)
     with pytest.raises(KeyError): main(['train', str(photos), '--out', str(tmp_path/'run')])
     assert not names(tmp_path)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'Count', 'Epochs', 'Compute', 'given', 'command', 'free_folder', 'read_table']
 
-# %% ../../nbs/api/80_commands.base.ipynb #a14796f8
-import copy, inspect, logging
+# %% ../../nbs/api/80_commands.base.ipynb #42f506b0
+import copy, inspect, logging, signal
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..core import DataError, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/80_commands.base.ipynb #a1595d0e
+# %% ../../nbs/api/80_commands.base.ipynb #cc3bbcd4
 app = typer.Typer(name='imgcls', no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   context_settings=dict(help_option_names=['-h', '--help'], max_content_width=100),
                   help='From a folder of photos to an image classifier that you understand and can trust.')
@@ -51,6 +51,9 @@ def command(
             words = {k for k in kwargs if getattr(_context.get_parameter_source(k), 'name', '') == 'COMMANDLINE'}
             token = _given.set(frozenset(words))
             try: return f(*args, **kwargs)
+            except KeyboardInterrupt as e:  # typer would throw its message away
+                if str(e): _log.warning('%s', e)
+                raise typer.Exit(128 + getattr(e, 'signal', signal.SIGINT)) from e
             finally: _given.reset(token)
         docs, params = docments(f), inspect.signature(f).parameters
         run.__annotations__ = dict(_context=typer.Context) | {k: _described(p, docs[k]) for k, p in params.items()}

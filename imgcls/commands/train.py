@@ -48,7 +48,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #3541a87c
+# %% ../../nbs/api/82_commands.train.ipynb #c87d9398
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -88,8 +88,9 @@ def _resumable(run):
 def train_run(folder, out, s, run=None):
     "The whole run with the settings `s`, new or continued; returns it with its table"
     from imgcls.models.pretrained import qualified_name
-    qualified_name(s['arch'])
+    from imgcls.train import learner  # noqa: F401 - all imports that take long come before the first file
     from imgcls.train.run import Run
+    qualified_name(s['arch'])
     with run or Run.create(out, s) as run, _resumable(run):
         from imgcls.compute import compute_report
         from imgcls.data import tables
