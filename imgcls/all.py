@@ -19,16 +19,18 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader', 'TableSplitter',
            'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'GlobalPool',
            'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body',
-           'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'no_trace', 'freeze_before',
-           'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
-           'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
-           'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
-           'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame',
-           'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate',
-           'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses',
-           'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+           'model_from_config', 'qualified_name', 'WeightsError', 'check_same', 'Checkpoint', 'CheckpointError',
+           'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
+           'training_identity', 'training_state', 'keep_random', 'no_trace', 'freeze_before', 'GradualUnfreezing',
+           'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss',
+           'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord',
+           'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr',
+           'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune',
+           'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
+           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
+           'Classifier', 'load_bundle', 'save_bundle']
 
-# %% ../nbs/api/99_all.ipynb #0cbeb1bf
+# %% ../nbs/api/99_all.ipynb #5a263639
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -52,6 +54,8 @@ from .data.look import plot_classes, plot_sizes, show_copies, show_samples
 from .data.folders import write_folders, write_hdf5
 from .models.layers import GlobalPool, image_head, POOLS
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
+from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, FORMAT, Interrupted, load_training_state, read_state, save_state,
+    training_identity, training_state)
 from .train.trace import keep_random, no_trace
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
@@ -78,9 +82,10 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader',
          'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'GlobalPool', 'image_head',
          'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name',
-         'WeightsError', 'keep_random', 'no_trace', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy',
-         'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
-         'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr',
-         'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner',
-         'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-         'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+         'WeightsError', 'check_same', 'Checkpoint', 'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state',
+         'read_state', 'save_state', 'training_identity', 'training_state', 'keep_random', 'no_trace', 'freeze_before', 'GradualUnfreezing',
+         'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
+         'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay',
+         'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune',
+         'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
+         'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.learner import Learner
 from torch import nn
 
 import imgcls.all as public
@@ -43,7 +44,9 @@ def w(tmp_path_factory):
     save_bundle(learn, folder/'bundle')
     classifier = load_bundle(folder/'bundle', module=nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), compute='fp32')
     run = Run.create(folder/'run', {})
-    return SimpleNamespace(folder=folder, photos=folder/'photos', table=table, dls=dls, learn=learn, preds=preds, unknown=unknown, bundle=folder/'bundle',
+    public.save_state(folder/'state/last.safetensors', dict(stage=0, epoch=1, batch=0), about=dict(arch='a'))
+    plain = Learner(dls, learn.model, loss_func=nn.CrossEntropyLoss())
+    return SimpleNamespace(state=folder/'state', plain=plain, folder=folder, photos=folder/'photos', table=table, dls=dls, learn=learn, preds=preds, unknown=unknown, bundle=folder/'bundle',
                            classifier=classifier, run=run, lost=table.copy().pipe(lambda o: o.attrs.clear() or o), img=public.open_image(folder/'photos/cat/0.png'))
 
 
@@ -294,12 +297,22 @@ rows = {
     'save_bundle: several labels': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b'], size=8, presize=8, method='crop', multi_label=True), model=w.learn.model), w.folder/'b'),
                                     ImgclsError, 'gives one label to an image, and this one gives several'),
     'save_bundle: plain loaders': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b']), model=w.learn.model), w.folder/'b'), TypeError, 'make them with `image_loaders`'),
+    'save_state: an object': (lambda w: public.save_state(w.folder/'changed/x.safetensors', dict(a=object())), TypeError, 'a checkpoint holds tensors, numbers, text, lists and dictionaries, got object'),
+    'read_state: not there': (lambda w: public.read_state(w.folder/'gone.safetensors'), FileNotFoundError, 'gone.safetensors'),
+    'read_state: no checkpoint': (lambda w: public.read_state(w.folder/'file.txt'), public.CheckpointError, "can't be read as a checkpoint"),
+    'check_same: other settings': (lambda w: public.check_same(dict(settings=dict(lr=1)), dict(settings=dict(lr=2))), public.CheckpointError, "settings of fine_tune differ, {'lr': 1} there and {'lr': 2} here"),
+    'Checkpoint: there is one': (lambda w: public.Checkpoint(w.state), FileExistsError, 'Go on from it with resume=True, or choose another folder'),
+    'Checkpoint: another network': (lambda w: public.Checkpoint(w.state, about=dict(arch='b'), resume=True), public.CheckpointError, 'network differ, a there and b here'),
+    'fine_tune: nowhere to resume': (lambda w: fine_tune(w.learn, 1, resume=True), ValueError, '`resume=True` needs `checkpoint_dir`'),
+    'fine_tune: plain learner': (lambda w: fine_tune(w.plain, 1, checkpoint_dir=w.folder/'c'), TypeError, '`checkpoint_dir` needs a learner from `image_learner`, got a Learner'),
+    'load_training_state: other callbacks': (lambda w: public.load_training_state(w.learn, dict(callbacks=dict(lost=dict(a=1)))), public.CheckpointError, "callbacks ['lost'] that remember something"),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
-          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random'}
+          'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
+          'CheckpointError', 'Interrupted', 'FORMAT', 'describe_state', 'training_identity', 'training_state'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}
