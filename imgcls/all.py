@@ -17,20 +17,22 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'choose_presize', 'list_caches', 'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation',
            'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts',
            'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader', 'TableSplitter',
-           'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'GlobalPool',
-           'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body',
-           'model_from_config', 'qualified_name', 'WeightsError', 'check_same', 'Checkpoint', 'CheckpointError',
-           'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
-           'training_identity', 'training_state', 'keep_random', 'no_trace', 'freeze_before', 'GradualUnfreezing',
-           'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss',
-           'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord',
-           'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr',
-           'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune',
-           'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
-           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
-           'Classifier', 'load_bundle', 'save_bundle']
+           'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'FlattenMap',
+           'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
+           'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state',
+           'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
+           'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
+           'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state',
+           'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
+           'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
+           'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
+           'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
+           'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
+           'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate',
+           'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
+           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
 
-# %% ../nbs/api/99_all.ipynb #5a263639
+# %% ../nbs/api/99_all.ipynb #b96da0b6
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -52,16 +54,19 @@ from .data.augment import Augmentation, augmentation, own_random, PRESETS, show_
 from .data.loaders import effective_counts, image_block, image_loaders, ImageDL, OpenImage, split_loader, TableReader, TableSplitter
 from .data.look import plot_classes, plot_sizes, show_copies, show_samples
 from .data.folders import write_folders, write_hdf5
-from .models.layers import GlobalPool, image_head, POOLS
+from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
+from .train.trace import keep_random, load_random_state, no_trace, random_state
+from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
+from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_guard, OutOfMemory, with_batch_size
 from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, FORMAT, Interrupted, load_training_state, read_state, save_state,
     training_identity, training_state)
-from .train.trace import keep_random, no_trace
+from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
 from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestions, lr_sweep, LRRecord, plot_lr_find, plot_lr_sweep, plot_schedules, poly_decay,
     RULES, step_decay, suggest_lr, time_decay, warm_up)
-from .train.callbacks import BnEval, EpochLines, History
+from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
 from .train.run import history_frame, Run
 from .train.learner import fine_tune, image_learner, ImageLearner, predict
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
@@ -80,12 +85,14 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches', 'Presize',
          'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly',
          'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader',
-         'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'GlobalPool', 'image_head',
-         'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name',
-         'WeightsError', 'check_same', 'Checkpoint', 'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state',
-         'read_state', 'save_state', 'training_identity', 'training_state', 'keep_random', 'no_trace', 'freeze_before', 'GradualUnfreezing',
+         'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'FlattenMap', 'GlobalPool',
+         'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
+         'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS',
+         'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same',
+         'Checkpoint', 'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
+         'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing',
          'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
          'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay',
-         'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'history_frame', 'Run', 'fine_tune',
-         'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
-         'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+         'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame',
+         'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
+         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']

@@ -137,3 +137,114 @@ def test_config_is_json_and_builds_the_same():
     again.load_state_dict(model.state_dict())
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad(): assert torch.equal(again(x), model(x))
+
+
+# --- Heads that lay the map out flat, and heads without batch norm --------------------------------------------------
+def small(): return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU())
+
+
+@pytest.mark.parametrize('arch,size,places,channels', [('timm/resnet10t', 64, (2, 2), 512), ('timm/resnet10t', 100, (4, 4), 512), ('torchvision/squeezenet1_1', 64, (3, 3), 512), ('own', 33, (7, 7), 16),
+                                                       ('timm/swin_tiny_patch4_window7_224', 224, (7, 7), 768)])
+def test_flatten(arch, size, places, channels):
+    model = image_model(small() if arch == 'own' else arch, 3, pretrained=False, pool='flatten', size=size, hidden=(20,)).eval()
+    assert model[1][0].map_size == places and model[1][3].in_features == channels * places[0] * places[1]
+    assert model.config['pool'] == 'flatten' and model.config['size'] == size
+    with torch.no_grad(): assert model(torch.rand(2, 3, size, size)).shape == (2, 3)
+    assert sorted(id(p) for g in layer_groups(model) for p in g) == sorted(id(p) for p in model.parameters())
+
+
+def test_flatten_with_a_photo_of_another_size():
+    model = image_model(small(), 3, pool='flatten', size=33).eval()
+    with pytest.raises(ValueError, match="made for maps of 7 × 7 places, and got 15 × 7: with pool='flatten' all photos must have the size"): model(torch.rand(1, 3, 64, 33))
+    with torch.no_grad(): model(torch.rand(1, 3, 34, 33))  # another photo, the same map
+
+
+def test_flatten_of_a_map_that_is_no_square():
+    wide = nn.Conv2d(3, 4, (3, 7), stride=(2, 1))
+    model = image_model(wide, 3, pool='flatten', size=32).eval()
+    assert model[1][0].map_size == (15, 26) and model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize('own', [lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))])
+def test_flatten_needs_no_size_where_there_is_no_map(own):
+    model = image_model(own(), 4, pool='flatten')
+    assert 'size' not in model.config and model(torch.rand(2, 3, 40, 40)).shape == (2, 4)
+
+
+@pytest.mark.parametrize('size,text', [(None, "`pool='flatten'` needs `size`, the side of the photos in pixels"), (2, 'a photo of 2 px does not go through the network')])
+def test_flatten_refuses(size, text):
+    with pytest.raises(ValueError, match=text): image_model(small(), 3, pool='flatten', size=size)
+
+
+def test_flattening_changes_no_buffer():
+    own = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8))
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    image_model(own, 3, pool='flatten', size=20)
+    assert own.training and all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+
+
+@pytest.mark.parametrize('pool', ['avg', 'max', 'concat', 'flatten'])
+@pytest.mark.parametrize('hidden', [(), (10,), (10, 6)])
+def test_without_batch_norm(pool, hidden):
+    model = image_model(small(), 3, pool=pool, size=33, hidden=hidden, batch_norm=False)
+    linear = [m for m in model[1].modules() if isinstance(m, nn.Linear)]
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in model.modules()) and len(linear) == len(hidden) + 1 and all(m.bias is not None and not m.bias.any() for m in linear)
+    assert model.config['batch_norm'] is False and model(torch.rand(1, 3, 33, 33)).shape == (1, 3)  # one picture in training
+
+
+def test_a_network_of_one_fixed_size_that_is_none_of_the_usual():
+    model = image_model('timm/test_vit', 3, pretrained=False).eval()  # 160 px
+    with torch.no_grad(): assert model(torch.rand(1, 3, 160, 160)).shape == (1, 3)
+
+
+def test_config_has_new_keys_only_where_they_say_something():
+    old = ['arch', 'n_classes', 'normalize', 'hidden', 'dropout', 'pool']
+    assert list(image_model(small(), 3, size=33).config) == old
+    assert list(image_model(small(), 3, size=33, batch_norm=False).config) == [*old, 'batch_norm']
+    assert list(image_model(small(), 3, size=33, pool='flatten').config) == [*old, 'size']
+
+
+@pytest.mark.parametrize('options', [{}, dict(pool='flatten'), dict(batch_norm=False), dict(pool='flatten', batch_norm=False)])
+def test_bundles_of_such_heads_and_of_before(tmp_path, options):
+    "What is saved loads again and answers the same; a bundle whose description has none of the new keys is one of before"
+    import json
+    import numpy as np
+    from PIL import Image
+    from imgcls.data.loaders import image_loaders
+    from imgcls.deploy.bundle import save_bundle
+    from imgcls.deploy.predictor import BundleError, load_bundle
+    from imgcls.train.learner import image_learner, predict
+    for name in ('cat', 'dog'):
+        (tmp_path/'photos'/name).mkdir(parents=True)
+        for i in range(5): Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(tmp_path/f'photos/{name}/{i}.png')
+    dls = image_loaders(tmp_path/'photos', size=33, bs=4, num_workers=0, augment='none', check=None)
+    learn = image_learner(dls, 'timm/test_resnet', pretrained=False, hidden=(7,), compute='fp32', **options)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    folder = save_bundle(learn, tmp_path/'bundle')
+    about = json.loads((folder/'classifier.json').read_text())
+    expected = {'arch', 'n_classes', 'normalize', 'hidden', 'dropout', 'pool'} | ({'size'} if 'pool' in options else set()) | ({'batch_norm'} if 'batch_norm' in options else set())
+    assert about['model'].keys() == expected and about['schema'] == 1
+    ours, theirs = predict(learn, 'valid'), load_bundle(folder, compute='fp32').predictions(dls.table[dls.table.split == 'valid'])
+    assert np.allclose(ours.probs, theirs.probs, atol=1e-5)
+    if not options: return
+
+    def changed(**fields):
+        (folder/'classifier.json').write_text(json.dumps(about | dict(model={k: v for k, v in (about['model'] | fields).items() if v != 'gone'})))
+        with pytest.raises(BundleError) as e: load_bundle(folder)
+        return str(e.value)
+    if 'pool' in options:
+        assert '`model.size` must be a whole number' in changed(size='33') and '`model.size`), and `size` is 33' in changed(size=64) and "needs `size`" in changed(size='gone')
+    if 'batch_norm' in options:
+        assert '`model.batch_norm` must be true or false, got 1' in changed(batch_norm=1) and "doesn't fit the network" in changed(batch_norm='gone')
+
+
+def test_a_learner_takes_the_size_of_its_loaders_and_an_optimizer_by_name():
+    from imgcls.data.loaders import image_loaders
+    from imgcls.data.samples import sample
+    from imgcls.data.tables import image_table
+    from imgcls.train.learner import image_learner
+    dls = image_loaders(image_table(sample('digits')).groupby(['label', 'split']).head(2), size=32, bs=8, num_workers=0, augment='none', check=None)
+    learn = image_learner(dls, small(), pool='flatten', batch_norm=False, hidden=(), opt_func='nesterov', compute='fp32')
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 0.01)
+    assert learn.model.config['size'] == 32 and type(learn.opt).__name__ == 'TorchOptimizer' and [m.name for m in learn.metrics] == ['accuracy']
+    with pytest.raises(ValueError, match="got 'adamx'. Did you mean 'adam'?"): image_learner(dls, small(), opt_func='adamx')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train_run', 'say_files', 'train', 'app']
 
-# %% ../../nbs/api/82_commands.train.ipynb #220ad14d
+# %% ../../nbs/api/82_commands.train.ipynb #868b2dd7
 import logging, os, shutil, signal, threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,30 +13,33 @@ from typing import Annotated, Literal
 
 import typer
 
-from .base import Compute, Count, Epochs, command, free_folder, given, read_table
+from .base import Compute, Epochs, command, free_folder, given, read_table
 from .data import app
 from ..core import DataError, shorten
 
 _log = logging.getLogger('imgcls')
 _all_ = ['app']  # handed on to the command, with what is added to it here
 
-# %% ../../nbs/api/82_commands.train.ipynb #de3a7c58
+# %% ../../nbs/api/82_commands.train.ipynb #7621553f
 def _fit(table, s, run):
     "Train on a table with the settings `s`, from the run's checkpoint if there is one, and return the learner"
     from fastai.callback.progress import ProgressCallback
     from fastai.torch_core import set_seed
     from imgcls.compute import apply_compute
     from imgcls.data.loaders import image_loaders
-    from imgcls.train import callbacks, learner
+    from imgcls.train import callbacks, keep, learner
     chosen = apply_compute(s['compute'])
     set_seed(s['seed'], reproducible=True)
-    dls = image_loaders(table, num_workers=s['workers'], check='full', **{k: s[k] for k in ('size', 'method', 'augment', 'bs', 'seed', 'balance', 'cache')})
+    bs = 64 if s['bs'] == 'auto' else int(s['bs'])
+    dls = image_loaders(table, num_workers=s['workers'], check='full', bs=bs, **{k: s[k] for k in ('size', 'method', 'augment', 'seed', 'balance', 'cache')})
     learn = learner.image_learner(dls, s['arch'], compute=chosen)
     learn.remove_cbs([o for o in learn.cbs if isinstance(o, ProgressCallback)])
     run.attach(learn)
-    lines = callbacks.EpochLines(s['epochs'] + s['freeze_epochs'])
+    cbs = [callbacks.TrainingMonitor(run.path, plot=False, epochs=s['epochs'] + s['freeze_epochs'])]
+    if s['keep'] == 'best': cbs.append(keep.BestCheckpoint(run.path/'checkpoints'/'best'))
     with learn.no_logging():
-        learner.fine_tune(learn, s['epochs'], lr=s['lr'], freeze_epochs=s['freeze_epochs'], cbs=[lines], checkpoint_dir=run.path/'checkpoints', resume=True)
+        learner.fine_tune(learn, s['epochs'], lr=s['lr'], freeze_epochs=s['freeze_epochs'], bs='auto' if s['bs'] == 'auto' else None,
+                          cbs=cbs, checkpoint_dir=run.path/'checkpoints', resume=True)
     return learn
 
 
@@ -48,14 +51,13 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #c87d9398
+# %% ../../nbs/api/82_commands.train.ipynb #908a361b
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
     from imgcls.evaluate import interpret, metrics
     from imgcls.train import learner
     from imgcls.train.run import history_frame
-    run.write_history(history_frame(learn))
     counts, found = table.loc[table['error'] == '', 'split'].value_counts(), {}
     for split in [o for o in ('valid', 'test') if o in counts]:
         _log.info('predicting the %d photos of %s', counts[split], split)
@@ -112,7 +114,12 @@ def say_files(run):
     typer.echo(f'\nEverything is in {os.path.relpath(run.path)}')
     for o in run.files().itertuples(): typer.echo(f'  {o.file:<28} {o.what}')
 
-# %% ../../nbs/api/82_commands.train.ipynb #f0da64fb
+# %% ../../nbs/api/82_commands.train.ipynb #ba1edafc
+def _batch_size(value):
+    if value == 'auto' or value.isdecimal() and int(value) > 0: return value
+    raise typer.BadParameter(f"{value!r} is neither a whole number of at least 1 nor 'auto'.")
+
+
 def _find_run(out, settings):
     "The run to go on with, and its settings; refused if another setting was given now"
     from imgcls.train.run import Run
@@ -137,7 +144,7 @@ def train(
     epochs:Epochs=3, # Epochs of all layers together
     freeze_epochs:Epochs=1, # Epochs of the head alone, before
     lr:float=2e-3, # Highest learning rate of the head
-    bs:Count=64, # Photos in a batch
+    bs:Annotated[str, typer.Option(callback=_batch_size)]='64', # Photos in a batch; auto takes 64, or as many as the memory can hold
     valid:Annotated[float, typer.Option(min=0, max=1)]=0.2, # Share for validation, where there is no folder for it
     seed:int=42, # The same seed gives the same split and the same weights
     out:Path|None=None, # New folder for the run; imgcls-run, or imgcls-run-2 and so on, if not given
@@ -149,10 +156,11 @@ def train(
     compute:Compute='auto', # Number format and memory layout; fp32 is the plain path
     label:str='folder', # Where the class is: in the folder, or in the file's name by a regular expression with one group
     strict:bool=False, # Stop if any file cannot be used, instead of setting it aside
+    keep:Literal['best', 'last']='best', # Which epoch's weights are saved: the one with the lowest validation loss, or the last
     resume:bool=False, # Go on with the run in --out that was stopped, with its settings
 ):
     "Train a classifier on a folder of photos."
-    settings = dict(command='train') | {k: v for k, v in locals().items() if k != 'resume'}
+    settings = dict(command='train') | {k: v for k, v in locals().items() if k != 'resume'} | dict(bs=bs if bs == 'auto' else int(bs))
     if resume:
         run, settings = _find_run(out, settings)
         if 'results' in run.settings: return typer.echo(f'{os.path.relpath(run.path)} is finished: there is nothing to go on with')

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #89401d77
+# %% ../../nbs/api/50_deploy.predictor.ipynb #c5d6ef0f
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -75,6 +75,10 @@ _MODEL = {
     'hidden': ('a list of at most 8 whole numbers from 1 to 16,384', _is_hidden),
     'dropout': ('a number from 0 to below 1', lambda o: _is_number(o) and 0 <= o < 1),
     'pool': (f'one of {", ".join(map(repr, POOLS))}', lambda o: isinstance(o, str) and o in POOLS)}
+_MODEL_OPTIONAL = {'batch_norm': ('true or false', lambda o: type(o) is bool), 'size': _SIZE}  # they are written where they say something
+
+
+def _present(fields, obj): return {k: v for k, v in fields.items() if k in obj}
 
 
 def _check_fields(file, obj, fields, inside=''):
@@ -91,11 +95,12 @@ def _read_config(file):
     schema = config.get('schema') if isinstance(config, dict) else None
     if type(schema) is not int: raise BundleError(f"'{file}': this is no description of a classifier, which has a whole number as `schema`")
     if schema != 1: raise BundleError(f"'{file}': the bundle has schema {schema}, this version of imgcls reads schema 1; update imgcls")
-    _check_fields(file, config, _SCHEMA | {k: v for k, v in _OPTIONAL.items() if k in config})
-    _check_fields(file, config['model'], _MODEL, 'model.')
+    _check_fields(file, config, _SCHEMA | _present(_OPTIONAL, config))
+    _check_fields(file, config['model'], _MODEL | _present(_MODEL_OPTIONAL, config['model']), 'model.')
     size, presize, n_names, n_classes = config['size'], config['presize'], len(config['vocab']), config['model']['n_classes']
     if presize < size: raise BundleError(f"'{file}': `presize` must be at least `size`, got {presize} and {size}")
     if n_names != n_classes: raise BundleError(f"'{file}': `vocab` has {n_names} names and `model.n_classes` is {n_classes}")
+    if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
 # %% ../../nbs/api/50_deploy.predictor.ipynb #852e1e44

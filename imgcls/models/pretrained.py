@@ -177,7 +177,7 @@ def _timm_body(source, name, pretrained, weights):
     cfg = net.pretrained_cfg
     return Body(net, InputNorm(tuple(cfg['mean']), tuple(cfg['std'])), timm=True)
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #0409074e
+# %% ../../nbs/api/22_models.pretrained.ipynb #b6feb78d
 _PROBE_SIZES = 64, 96, 128, 192, 224, 256, 288, 336, 384, 448, 512
 
 
@@ -188,8 +188,14 @@ def _units(net):
         else: yield o
 
 
-def _probe(body):
-    "Run an empty image through `body`, without leaving a trace: its output, and the side of each unit's map"
+def _probe_sizes(body):
+    "Sizes to try, and at last the one that the network was made for, if it tells: vision transformers take no other"
+    made_for = getattr(body.net, 'pretrained_cfg', None) if body.timm else None
+    return _PROBE_SIZES + ((made_for['input_size'][-1],) if made_for else ())
+
+
+def _probe(body, size=None):
+    "Run an empty image through `body`, without leaving a trace: its output, and the side of each unit's map; `size` None tries what goes through"
     units, sides, was = list(_units(body.net)) or [body.net], {}, [(m, m.training) for m in body.modules()]
     def see(unit, args, out):
         if isinstance(out, torch.Tensor): sides.setdefault(unit, min(out.shape[1:3] if body.layout == 'NHWC' else out.shape[2:4]) if out.ndim == 4 else None)
@@ -197,11 +203,12 @@ def _probe(body):
     device = next((p.device for p in body.parameters()), torch.device('cpu'))
     try:
         body.eval()
-        for size in _PROBE_SIZES:
+        for side in _probe_sizes(body) if size is None else (size,):
             sides.clear()
             try:
-                with torch.no_grad(): return body(torch.zeros(1, 3, size, size, device=device)), sides
+                with torch.no_grad(): return body(torch.zeros(1, 3, side, side, device=device)), sides
             except (RuntimeError, AssertionError, ValueError, IndexError) as e: error = e
+        if size is not None: raise ValueError(f'a photo of {size} px does not go through the network: {error}') from error
         raise ValueError(f'no image size from {_PROBE_SIZES[0]} to {_PROBE_SIZES[-1]} px went through the network; at the last: {error}') from error
     finally:
         for hook in hooks: hook.remove()
@@ -244,7 +251,7 @@ def layer_groups(
     params = dict(model.named_parameters())
     return [[params[name] for name in names] for names in model.group_names]
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #8a64c6b0
+# %% ../../nbs/api/22_models.pretrained.ipynb #162893bd
 def _set_layout(body):
     "Find out what `body` gives: its layout, and the number of features"
     out, _ = _probe(body)
@@ -258,6 +265,13 @@ def _set_layout(body):
         out, _ = _probe(body)
     elif out.ndim == 2: body.layout = 'vector'
     return out.shape[3] if body.layout == 'NHWC' else out.shape[1]
+
+
+def _map_size(body, size):
+    "Height and width of the map that `body` makes of a photo of `size`, for a head that lays it out flat"
+    if size is None: raise ValueError("`pool='flatten'` needs `size`, the side of the photos in pixels, because the head is made for maps of one size: give `size=`, or pool")
+    out, _ = _probe(body, size)
+    return tuple(out.shape[2:])
 
 
 def _own_body(module, normalize):
@@ -291,29 +305,33 @@ def image_model(
     normalize:tuple|None=None, # (mean, std), three numbers each; None takes the backbone's own, and none for a module
     hidden:tuple=(512,), # Inner layers of the head, as in `image_head`
     dropout:float=0.5, # As in `image_head`
-    pool:str='concat', # As in `image_head`
+    pool:str='concat', # As in `image_head`: 'avg', 'max', 'concat' or 'flatten'
+    batch_norm:bool=True, # Batch norm in the head, as in `image_head`
+    size:int|None=None, # Side of the photos in pixels; needed for `pool='flatten'` and of no meaning otherwise
 )->nn.Sequential: # Body and head, with `config` (what it is made of) and `group_names` (its layer groups)
     "Put a new head for `n_classes` on a pretrained body."
     body, name = make_body(arch, pretrained=pretrained, weights=weights, normalize=normalize)
     n_features = _set_layout(body)
-    own = isinstance(arch, nn.Module)
     vectors = body.layout in ('vector', 'tokens')
-    done = own and body.layout == 'vector' and n_features == n_classes
-    head = nn.Identity() if done else image_head(n_features, n_classes, hidden=hidden, dropout=dropout, pool=None if vectors else pool)
+    flat = pool == 'flatten' and not vectors
+    done = isinstance(arch, nn.Module) and body.layout == 'vector' and n_features == n_classes
+    head = nn.Identity() if done else image_head(n_features, n_classes, hidden=hidden, dropout=dropout, pool=None if vectors else pool,
+                                                 batch_norm=batch_norm, map_size=_map_size(body, size) if flat else None)
     norm = [body.norm.mean.flatten().tolist(), body.norm.std.flatten().tolist()] if isinstance(body.norm, InputNorm) else None
     model = nn.Sequential(body, head)
     model.config = dict(arch=name, n_classes=n_classes, normalize=norm, hidden=list(hidden), dropout=dropout, pool=pool)
+    model.config |= ({} if batch_norm else dict(batch_norm=False)) | (dict(size=size) if flat else {})
     model.group_names = _find_groups(model)
     return model
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #1b299191
+# %% ../../nbs/api/22_models.pretrained.ipynb #4f921f36
 def model_from_config(
     config:dict, # `config` of a model from `image_model`
     *,
     module:nn.Module|None=None, # Needed if the model was made of your own module: a fresh one
 )->nn.Sequential: # The same layers with random weights
     "Build the network that `config` describes, without weights."
-    options = {k: config[k] for k in ('n_classes', 'normalize', 'hidden', 'dropout', 'pool')}
+    options = {k: config[k] for k in ('n_classes', 'normalize', 'hidden', 'dropout', 'pool')} | {k: config[k] for k in ('batch_norm', 'size') if k in config}
     if config['arch'] is None and module is None:
         raise TypeError('this model was made of your own nn.Module, which is not stored: pass a fresh one as `module`')
     return image_model(config['arch'] or module, pretrained=False, **options)

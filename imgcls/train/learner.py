@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #def6b025
+# %% ../../nbs/api/35_train.learner.ipynb #ac0f6339
 import copy, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,10 +32,12 @@ from ..data.loaders import split_loader
 from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
-from .state import Checkpoint, training_identity
+from .memory import fit_batch_size, memory_guard, with_batch_size
+from .optimizers import optimizer
+from .state import Checkpoint, read_state, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #d34ea819
+# %% ../../nbs/api/35_train.learner.ipynb #ed5677bf
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -49,6 +51,14 @@ class ImageLearner(Learner):
 
     def _do_one_batch(self):
         with run_as(self.model, self.compute): super()._do_one_batch()
+
+    @delegates(Learner.fit)
+    def fit(self,
+        *args, # What fastai's `fit` takes
+        **kwargs
+    ):
+        "fastai's own; if the memory is not enough, the error says what to do, and what the training held is free again."
+        with memory_guard(self): super().fit(*args, **kwargs)
 
     def _do_fit(self):
         first, self.first_epoch = self.first_epoch, 0
@@ -94,12 +104,14 @@ class ImageLearner(Learner):
             self.compute = was
             _lay_out(self.model, was)
 
-# %% ../../nbs/api/35_train.learner.ipynb #9ff52413
+# %% ../../nbs/api/35_train.learner.ipynb #8491cbc6
 def _without_normalize(dls):
     "Copies of the loaders without `Normalize`"
     loaders = []
     for dl in dls.loaders:
         new = copy.copy(dl)
+        new.fake_l = copy.copy(dl.fake_l)
+        new.fake_l.dataset, new.fake_l.d, new.fake_l.default = new.fake_l, new, new  # fastai reads through it
         new.after_batch = copy.copy(dl.after_batch)
         new.after_batch.fs = L(f for f in dl.after_batch.fs if not isinstance(f, Normalize))
         loaders.append(new)
@@ -147,29 +159,31 @@ def image_learner(
     splitter=None, # Function from model to groups of parameters; None takes `layer_groups`
     hidden:tuple=(512,), # Inner layers of the head
     dropout:float=0.5, # Dropout before the last layer of the head
-    pool:str='concat', # 'avg', 'max' or 'concat'
+    pool:str='concat', # 'avg', 'max', 'concat', or 'flatten', which binds the network to the size of the photos
+    batch_norm:bool=True, # Batch norm in the head?
     compute:str|Compute='auto', # 'auto', 'fp32', 'bf16', or a `Compute`
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: yes if it is pretrained
-    metrics=None, # fastai metrics; None takes `accuracy`, or `accuracy_multi` where images have several labels
     **kwargs
 )->ImageLearner: # Its body is frozen if it is pretrained, as in fastai
-    "Make a learner: a pretrained body with its own normalization, a new head, layer groups, and the compute policy of this machine."
+    "Make a learner: a pretrained body with its own normalization, a new head, layer groups, and the compute policy of this machine. `opt_func` may be one of `OPTIMIZERS`; without `metrics` it is accuracy."
     pretrained = (pretrained or weights is not None) and not isinstance(arch, nn.Module)
     bn_eval = pretrained if bn_eval is None else bn_eval
     chosen = apply_compute(compute, device=str(dls.device))
-    model = image_model(arch, _n_classes(dls), pretrained=pretrained, weights=weights, normalize=normalize, hidden=hidden, dropout=dropout, pool=pool)
+    model = image_model(arch, _n_classes(dls), pretrained=pretrained, weights=weights, normalize=normalize, hidden=hidden, dropout=dropout, pool=pool,
+                        batch_norm=batch_norm, size=getattr(dls, 'size', None))
     _lay_out(model, chosen)
     dls = _check_loaders(dls, model)
     options = dict(path=Path('.'), train_bn=not bn_eval) | kwargs
     options['loss_func'] = _choose_loss(dls, kwargs.get('loss_func'))
-    metrics = (accuracy_multi if _has_several_labels(dls) else accuracy) if metrics is None else metrics
+    if options.get('metrics') is None: options['metrics'] = accuracy_multi if _has_several_labels(dls) else accuracy
+    if isinstance(options.get('opt_func'), str): options['opt_func'] = optimizer(options['opt_func'])
     options['cbs'] = [History(), *([BnEval()] if bn_eval else []), *L(kwargs.get('cbs'))]
-    learn = ImageLearner(dls, model.to(dls.device), splitter=splitter or layer_groups, metrics=metrics, **options)
+    learn = ImageLearner(dls, model.to(dls.device), splitter=splitter or layer_groups, **options)
     learn.compute = chosen
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #880ff323
+# %% ../../nbs/api/35_train.learner.ipynb #fbf35433
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -204,6 +218,15 @@ def _checkpoint(learn, folder, resume, settings):
     return Checkpoint(folder, about=training_identity(learn, settings), resume=resume)
 
 
+def _batches(learn, bs, folder):
+    "Train on batches of `bs` until the block ends; 'auto' goes on with what the checkpoint in `folder` was begun with"
+    if bs == 'auto':
+        file = None if folder is None else Path(folder)/Checkpoint.file
+        bs = read_state(file)[0].get('loaders', {}).get('bs') if file and file.exists() else None
+        bs = fit_batch_size(learn) if bs is None else bs
+    return nullcontext() if bs is None else with_batch_size(learn, bs)
+
+
 @delegates(Learner.fit_one_cycle, but=['n_epoch', 'lr_max', 'reset_opt', 'start_epoch'])
 def fine_tune(
     learn:Learner, # From `image_learner`; any fastai learner with layer groups will do
@@ -215,6 +238,7 @@ def fine_tune(
     pct_start:float=0.3, # Share of the second stage in which the rate rises
     div:float=5.0, # The second stage begins with a `div`-th of its peak rate
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: as the learner was made
+    bs:int|str|None=None, # Images in a batch: 'auto' takes as many as the memory can hold, several batches to a step; None those of the loaders
     checkpoint_dir:str|Path|None=None, # Folder for the state of the training, written after every epoch; None writes nothing
     resume:bool=False, # Go on from the state in `checkpoint_dir`, if there is one?
     cbs:list|None=None, # Further callbacks, for both stages
@@ -224,15 +248,16 @@ def fine_tune(
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')
     if lr <= 0 or lr_mult <= 0: raise ValueError(f'`lr` and `lr_mult` must be positive, got {lr} and {lr_mult}')
     settings = dict(epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, lr_mult=lr_mult, pct_start=pct_start, div=div, bn_eval=bn_eval) | kwargs
-    keeper = _checkpoint(learn, checkpoint_dir, resume, settings)
     stages = [(freeze_epochs, learn.freeze, lambda: slice(lr), dict(pct_start=0.99)),
               (epochs, learn.unfreeze, lambda: _discriminative(learn, lr / 2, lr_mult), dict(pct_start=pct_start, div=div))]
-    with _bn_eval(learn, bn_eval), keeper.listening() if keeper else nullcontext():
-        for i, (n, prepare, rates, options) in enumerate(stages):
-            if not n or keeper and i < keeper.first_stage: continue
-            prepare()
-            if keeper: keeper.stage = i
-            with _more_to_come(learn, i == 0 and epochs > 0): learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
+    with _batches(learn, bs, checkpoint_dir if resume else None), _bn_eval(learn, bn_eval):
+        keeper = _checkpoint(learn, checkpoint_dir, resume, settings)
+        with keeper.listening() if keeper else nullcontext():
+            for i, (n, prepare, rates, options) in enumerate(stages):
+                if not n or keeper and i < keeper.first_stage: continue
+                prepare()
+                if keeper: keeper.stage = i
+                with _more_to_come(learn, i == 0 and epochs > 0): learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
     return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #c2d056ee

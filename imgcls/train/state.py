@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'CheckpointError', 'save_state', 'read_state', 'training_state', 'load_training_state', 'Interrupted',
            'Checkpoint', 'describe_state', 'check_same', 'training_identity']
 
-# %% ../../nbs/api/26_train.state.ipynb #47cd240e
+# %% ../../nbs/api/26_train.state.ipynb #9998bee5
 import hashlib, json, logging, os, random, signal, threading
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..core import ImgclsError, atomic_file, package_versions
+from .trace import load_random_state, random_state
 
 _log = logging.getLogger('imgcls')
 
@@ -81,26 +82,9 @@ def read_state(
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as e:
         raise CheckpointError(f"'{path}' can't be read as a checkpoint ({type(e).__name__}: {e}). Take a whole copy, or train anew in another folder.") from e
 
-# %% ../../nbs/api/26_train.state.ipynb #cf1a1098
+# %% ../../nbs/api/26_train.state.ipynb #49b0ec98
 _ATTRIBUTES = {TrackerCallback: ('best', 'new_best'), EarlyStoppingCallback: ('wait',), ReduceLROnPlateau: ('wait',), SaveModelCallback: ('last_saved_path',),
                GradientAccumulation: ('count',), ParamScheduler: ('hps',), MixedPrecision: ('scales',)}  # of fastai's callbacks that remember
-
-
-def _random_state(dls):
-    loaders = [dl.rng.getstate() if hasattr(dl, 'rng') else None for dl in dls.loaders]
-    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), cuda=gpu, loaders=loaders)
-
-
-def _load_random_state(dls, state):
-    random.setstate(state['python'])
-    np.random.set_state(tuple(o.numpy() if isinstance(o, torch.Tensor) else o for o in state['numpy']))
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
-    for dl, o in zip(dls.loaders, state['loaders']):
-        if o is not None:
-            dl.rng = random.Random()
-            dl.rng.setstate(o)
 
 
 def _callbacks(learn):
@@ -157,7 +141,7 @@ def _load_recorder_state(recorder, state):
     recorder.values = [L(o) for o in state['values']]
     recorder.smooth_loss.count, recorder.smooth_loss.val = state['smooth']
 
-# %% ../../nbs/api/26_train.state.ipynb #5379c6d7
+# %% ../../nbs/api/26_train.state.ipynb #cbb135e5
 def training_state(
     learn:Learner, # While it is in a `fit`
 )->dict: # Numbers, text, lists, dictionaries, and the tensors of the learner themselves, not copies
@@ -167,7 +151,7 @@ def training_state(
                 gradients={i: p.grad for i, p in enumerate(params) if p.grad is not None and p.grad.any()},
                 scaler=scaler.state_dict() if hasattr(scaler, 'state_dict') else None, loop=(learn.pct_train, learn.train_iter),
                 recorder=_recorder_state(learn.recorder), callbacks={k: _callback_state(cb) for k, cb in _callbacks(learn).items()},
-                random=_random_state(learn.dls))
+                random=random_state(learn.dls))
 
 
 def load_training_state(
@@ -188,9 +172,9 @@ def load_training_state(
     learn.pct_train, learn.train_iter = state['loop']
     _load_recorder_state(learn.recorder, state['recorder'])
     for k, cb in _callbacks(learn).items(): _load_callback_state(cb, state['callbacks'].get(k, {}))
-    _load_random_state(learn.dls, state['random'])
+    load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #9ffed56f
+# %% ../../nbs/api/26_train.state.ipynb #6c7e01cf
 class Interrupted(KeyboardInterrupt):
     "A training was asked to stop, has saved its state, and has stopped."
     def __init__(self,
@@ -236,8 +220,8 @@ class Checkpoint(Callback):
 
     def before_train(self):
         "Remember the random numbers with which the epoch begins."
-        if self.found and self.learn.first_batch: _load_random_state(self.learn.dls, self.found['begun'])
-        self.begun, self.done = _random_state(self.learn.dls), 0
+        if self.found and self.learn.first_batch: load_random_state(self.learn.dls, self.found['begun'])
+        self.begun, self.done = random_state(self.learn.dls), 0
 
     def go_on(self,
         batches:Iterator, # Of the epoch that was cut off
@@ -249,7 +233,7 @@ class Checkpoint(Callback):
 
     def before_validate(self):
         "Remember the random numbers with which validation begins."
-        self.validating = _random_state(self.learn.dls)
+        self.validating = random_state(self.learn.dls)
 
     def after_batch(self):
         "Save and stop, if that was asked for."
