@@ -22,9 +22,9 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state',
            'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
            'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
-           'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state',
-           'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
-           'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
+           'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
+           'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before',
+           'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
            'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
            'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
            'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
@@ -32,7 +32,7 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
            'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
 
-# %% ../nbs/api/99_all.ipynb #b96da0b6
+# %% ../nbs/api/99_all.ipynb #66ee0106
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -59,7 +59,7 @@ from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_gro
 from .train.trace import keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
 from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_guard, OutOfMemory, with_batch_size
-from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, FORMAT, Interrupted, load_training_state, read_state, save_state,
+from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, Interrupted, load_training_state, read_state, save_state,
     training_identity, training_state)
 from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
@@ -89,7 +89,7 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
          'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS',
          'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same',
-         'Checkpoint', 'CheckpointError', 'describe_state', 'FORMAT', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
+         'Checkpoint', 'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
          'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing',
          'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
          'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay',

@@ -54,6 +54,10 @@ def enter(manager):
     with manager: pass
 
 
+def raise_memory(learn):
+    with public.memory_guard(learn): raise torch.OutOfMemoryError('CUDA out of memory')
+
+
 def bundle_with(w, **fields):
     "The bundle with fields of its description changed"
     about = json.loads((w.bundle/'classifier.json').read_text())
@@ -305,14 +309,33 @@ rows = {
     'Checkpoint: another network': (lambda w: public.Checkpoint(w.state, about=dict(arch='b'), resume=True), public.CheckpointError, 'network differ, a there and b here'),
     'fine_tune: nowhere to resume': (lambda w: fine_tune(w.learn, 1, resume=True), ValueError, '`resume=True` needs `checkpoint_dir`'),
     'fine_tune: plain learner': (lambda w: fine_tune(w.plain, 1, checkpoint_dir=w.folder/'c'), TypeError, '`checkpoint_dir` needs a learner from `image_learner`, got a Learner'),
-    'load_training_state: other callbacks': (lambda w: public.load_training_state(w.learn, dict(callbacks=dict(lost=dict(a=1)))), public.CheckpointError, "callbacks ['lost'] that remember something"),
+    'load_training_state: other callbacks': (lambda w: public.load_training_state(w.learn, dict(callbacks=dict(lost=dict(a=1)))), public.CheckpointError, 'with other callbacks that remember something: lost there, history_keeper here'),
+    'TrainingMonitor: a file': (lambda w: public.TrainingMonitor(w.folder/'file.txt'), NotADirectoryError, 'is a file. Choose another name for the folder of the history'),
+    'BestCheckpoint: a file': (lambda w: public.BestCheckpoint(w.folder/'file.txt'), NotADirectoryError, 'is a file. Choose another name for the folder of the best weights'),
+    'BestCheckpoint: mode': (lambda w: public.BestCheckpoint(w.folder/'best', mode='maximum'), ValueError, "`mode` must be one of 'auto', 'min', 'max', got 'maximum'"),
+    'BestCheckpoint: none': (lambda w: public.BestCheckpoint(w.folder/'best', k=0), ValueError, '`k` must be a whole number of at least 1, got 0'),
+    'BestCheckpoint: a folder in the name': (lambda w: public.BestCheckpoint(w.folder/'best', fname='../{epoch}'), ValueError, '`fname` must be the pattern of a name without folder'),
+    'BestCheckpoint: names that are equal': (lambda w: public.BestCheckpoint(w.folder/'best', fname='{accuracy:.1f}', k=2), ValueError, 'needs the field {epoch} to keep the best 2 apart'),
+    'EarlyStopping: patience': (lambda w: public.EarlyStopping(patience=0), ValueError, '`patience` must be a whole number of at least 1, got 0'),
+    'EarlyStopping: min_delta': (lambda w: public.EarlyStopping(min_delta=-1), ValueError, '`min_delta` must be 0 or more, got -1'),
+    'AveragedWeights: decay': (lambda w: public.AveragedWeights(1.), ValueError, '`decay` must be above 0 and below 1, got 1.0'),
+    'memory_guard: too large': (lambda w: raise_memory(w.learn), public.OutOfMemory, 'the memory of cpu is not enough for a batch of 4 pictures'),
+    'fit_batch_size: smallest': (lambda w: public.fit_batch_size(w.learn, 4, smallest=8), ValueError, '`smallest` at most `bs`, got bs=4 and smallest=8'),
+    'with_batch_size: larger': (lambda w: enter(public.with_batch_size(w.learn, 8)), ValueError, '`bs` must be from 1 to 4, the pictures in a batch of the loaders, got 8'),
+    'optimizer: unknown': (lambda w: public.optimizer('adm'), ValueError, "got 'adm'. Did you mean 'adam'?"),
+    'optimizer: option': (lambda w: public.optimizer('adam', momentum=0.9), ValueError, "the optimizer 'adam' has no option 'momentum'"),
+    'optimizer: rate': (lambda w: public.optimizer('adam', lr=0.1), ValueError, 'the learning rate is no option of an optimizer'),
+    'optimizer: mom': (lambda w: public.optimizer('sgd', mom=1.5) if 'mom' in public.OPTIMIZERS['sgd'] else public.optimizer('momentum', mom=1.5), ValueError, '`mom` must be at least 0 and below 1, got 1.5'),
+    'image_learner: optimizer': (lambda w: image_learner(w.dls, nn.Conv2d(3, 4, 3), opt_func='adm'), ValueError, "Did you mean 'adam'?"),
+    'FlattenMap: size': (lambda w: public.FlattenMap((0, 7)), ValueError, '`map_size` must be (height, width), both at least 1, got (0, 7)'),
+    'FlattenMap: another map': (lambda w: public.FlattenMap(7)(torch.zeros(1, 3, 8, 8)), ValueError, 'the head was made for maps of 7 × 7 places, and got 8 × 8'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
-          'CheckpointError', 'Interrupted', 'FORMAT', 'describe_state', 'training_identity', 'training_state'}
+          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

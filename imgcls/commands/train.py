@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #908a361b
+# %% ../../nbs/api/82_commands.train.ipynb #561c7075
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -87,8 +87,13 @@ def _resumable(run):
         if before is not None: signal.signal(signal.SIGTERM, before)
 
 
-def train_run(folder, out, s, run=None):
-    "The whole run with the settings `s`, new or continued; returns it with its table"
+def train_run(
+    folder:Path, # Photos
+    out:Path, # Folder of the run
+    s:dict, # Settings, as `train` takes them
+    run=None, # The run to go on with; None makes a new one
+)->tuple: # The run and the table of the photos
+    "Train with the settings `s`, from the photos to the figures."
     from imgcls.models.pretrained import qualified_name
     from imgcls.train import learner  # noqa: F401 - all imports that take long come before the first file
     from imgcls.train.run import Run
@@ -109,12 +114,14 @@ def train_run(folder, out, s, run=None):
     return run, table
 
 
-def say_files(run):
-    "Name the files of a run"
+def say_files(
+    run, # From `train_run`
+):
+    "Name the files of a run and say what each is for."
     typer.echo(f'\nEverything is in {os.path.relpath(run.path)}')
     for o in run.files().itertuples(): typer.echo(f'  {o.file:<28} {o.what}')
 
-# %% ../../nbs/api/82_commands.train.ipynb #ba1edafc
+# %% ../../nbs/api/82_commands.train.ipynb #d5ebe4d7
 def _batch_size(value):
     if value == 'auto' or value.isdecimal() and int(value) > 0: return value
     raise typer.BadParameter(f"{value!r} is neither a whole number of at least 1 nor 'auto'.")
@@ -163,7 +170,9 @@ def train(
     settings = dict(command='train') | {k: v for k, v in locals().items() if k != 'resume'} | dict(bs=bs if bs == 'auto' else int(bs))
     if resume:
         run, settings = _find_run(out, settings)
-        if 'results' in run.settings: return typer.echo(f'{os.path.relpath(run.path)} is finished: there is nothing to go on with')
+        if 'results' in run.settings:
+            typer.echo(f'{os.path.relpath(run.path)} is finished: there is nothing to go on with')
+            return
         run, _ = train_run(settings['folder'], run.path, settings, run)
     elif folder is None: raise typer.BadParameter('the folder of photos is missing', param_hint='FOLDER')
     else: run, _ = train_run(folder, free_folder(out, 'imgcls-run', folder), settings)

@@ -183,7 +183,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #fbf35433
+# %% ../../nbs/api/35_train.learner.ipynb #5912e437
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -227,7 +227,6 @@ def _batches(learn, bs, folder):
     return nullcontext() if bs is None else with_batch_size(learn, bs)
 
 
-@delegates(Learner.fit_one_cycle, but=['n_epoch', 'lr_max', 'reset_opt', 'start_epoch'])
 def fine_tune(
     learn:Learner, # From `image_learner`; any fastai learner with layer groups will do
     epochs:int, # Epochs of all layers together, 0 or more
@@ -242,7 +241,7 @@ def fine_tune(
     checkpoint_dir:str|Path|None=None, # Folder for the state of the training, written after every epoch; None writes nothing
     resume:bool=False, # Go on from the state in `checkpoint_dir`, if there is one?
     cbs:list|None=None, # Further callbacks, for both stages
-    **kwargs
+    **kwargs # `wd` (weight decay), `moms` and `div_final`, as fastai's `fit_one_cycle` has them
 )->Learner: # The same learner, trained
     "Train the head on a frozen body, then all layers at discriminative rates."
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')

@@ -16,7 +16,7 @@ from fastai.optimizer import SGD, Adam, Lamb, Larc, OptimWrapper, RAdam, RMSProp
 
 from ..core import check_option
 
-# %% ../../nbs/api/24_train.optimizers.ipynb #b4fde75d
+# %% ../../nbs/api/24_train.optimizers.ipynb #069e6513
 class TorchOptimizer(OptimWrapper):
     "fastai's `OptimWrapper` around an optimizer of PyTorch's, but biases and batch norm are free of weight decay, as with fastai's own, and the rate may be a slice."
     def __init__(self,
@@ -38,7 +38,9 @@ class TorchOptimizer(OptimWrapper):
                 yield group | dict(params=[p for p in group['params'] if p not in known])
             yield group | dict(params=free, weight_decay=0.) if free else group
 
-    def step(self, closure=None):
+    def step(self,
+        closure=None, # For optimizers that measure the loss several times a step: a function that does so
+    )->torch.Tensor|None: # The loss, if `closure` was given
         "Take a step."
         groups = self.opt.param_groups
         self.opt.param_groups = list(self._parts())

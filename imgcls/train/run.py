@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['history_frame', 'Run']
 
-# %% ../../nbs/api/33_train.run.ipynb #979a1537
+# %% ../../nbs/api/33_train.run.ipynb #e1ad7d3c
 import io, os, platform, shutil, tomllib
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import tomli_w
@@ -30,7 +31,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #6912019d
+# %% ../../nbs/api/33_train.run.ipynb #f08767e9
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
@@ -130,7 +131,7 @@ class Run:
 
     def attach(self,
         learn, # From `image_learner`
-    ): # The learner
+    )->Any: # The learner
         "From now on each prediction of test photos by this learner is noted in `readings.csv`."
         learn.noted_in = self
         return learn
