@@ -1,15 +1,15 @@
 """The monitor of a training: right numbers, whole files at any moment, nothing of another training written over, one picture, one voice."""
-import csv, json, logging, math, multiprocessing, os, random, signal, time
+import csv, json, logging, math, multiprocessing, os, signal, time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException, CancelValidException
-from fastai.callback.progress import ProgressCallback, ShowGraphCallback
+from fastai.callback.progress import ShowGraphCallback
 from fastai.learner import Learner, ValueMetric
 from fastai.metrics import F1Score, accuracy, error_rate
-from fastai.torch_core import set_seed
+from fastai.torch_core import set_seed, trainable_params
 from torch import nn
 
 from imgcls.core import DataError
@@ -17,7 +17,7 @@ from imgcls.data.loaders import image_loaders
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.train import callbacks as module
-from imgcls.train.callbacks import EpochLines, History, TrainingMonitor
+from imgcls.train.callbacks import EpochLines, TrainingMonitor
 from imgcls.train.learner import fine_tune, image_learner, predict
 from imgcls.train.run import history_frame
 
@@ -65,7 +65,7 @@ def test_rows_over_both_stages(make):
 
 
 def test_train_metrics_are_those_of_the_training_photos(make):
-    learn = make(norm=False)
+    learn = make(norm=False, splitter=trainable_params)
     for i, o in enumerate(learn.model[1]):
         if isinstance(o, nn.BatchNorm1d): learn.model[1][i] = nn.Identity()  # batch normalization is another network in training
     learn.fit(1, 0., cbs=TrainingMonitor(plot=False))
@@ -94,7 +94,6 @@ def test_the_rate_is_that_of_the_head_after_the_last_step(make):
 
 
 def test_metrics_that_do_not_run_along(make):
-    class Vector: __name__ = 'vector'
     def vector(pred, targ): return torch.ones(2)
     learn = make(metrics=[ValueMetric(lambda: 7., 'seven'), vector])
     learn.fit(1, cbs=TrainingMonitor(plot=False))
@@ -189,7 +188,7 @@ def test_the_history_of_another_training_is_safe(make, tmp_path, damage):
 
 def test_its_own_history_goes_on(make, tmp_path):
     learn = make()
-    for i in range(3): learn.fit(1, cbs=TrainingMonitor(tmp_path, plot=False))
+    for _ in range(3): learn.fit(1, cbs=TrainingMonitor(tmp_path, plot=False))
     assert files(tmp_path)[1] == learn.history and len(learn.history) == 3
 
 

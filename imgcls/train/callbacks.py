@@ -39,7 +39,7 @@ class BnEval(Callback):
         for module in body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #b920bc79
+# %% ../../nbs/api/32_train.callbacks.ipynb #6f6cc780
 def _stage(learn): return 'frozen' if learn.opt.frozen_idx else 'unfrozen'
 
 
@@ -62,8 +62,8 @@ def _more(learn): return getattr(learn, 'more_stages', False)
 
 def _sums(metric):
     "What a metric has gathered so far: numbers, tensors and lists of tensors"
-    def plain(o): return isinstance(o, (int, float, torch.Tensor)) or isinstance(o, list) and all(isinstance(x, torch.Tensor) for x in o)
-    return {k: v for k, v in vars(metric).items() if plain(v)}
+    sums = {k: v.item() if isinstance(v, torch.Tensor) and not v.ndim else v for k, v in vars(metric).items()}
+    return {k: v for k, v in sums.items() if isinstance(v, (int, float, torch.Tensor)) or isinstance(v, list) and all(isinstance(x, torch.Tensor) for x in v)}
 
 
 class History(Callback):

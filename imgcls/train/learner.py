@@ -183,7 +183,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #5912e437
+# %% ../../nbs/api/35_train.learner.ipynb #27f8d43e
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -197,9 +197,10 @@ def _bn_eval(learn, bn_eval):
 @contextmanager
 def _more_to_come(learn, more):
     "Callbacks that act at the end of all, such as one that loads the best weights, wait until then"
-    learn.more_stages = more
+    if more: learn.more_stages = True
     try: yield
-    finally: del learn.more_stages
+    finally:
+        if more: del learn.more_stages
 
 
 def _discriminative(learn, lr, lr_mult):
