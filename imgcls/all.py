@@ -30,9 +30,10 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
            'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate',
            'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare',
+           'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #66ee0106
+# %% ../nbs/api/99_all.ipynb #418119b2
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -73,6 +74,8 @@ from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .deploy.predictor import BundleError, Classifier, load_bundle
 from .deploy.bundle import save_bundle
+from .study import Study
+from .comparison import compare, Comparison, paired_difference, plot_runs
 
 _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folder', 'check_option', 'DataError', 'figure', 'ImgclsError',
          'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_json', 'shorten', 'write_json', 'Predictions', 'eval_image',
@@ -95,4 +98,5 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay',
          'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame',
          'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle']
+         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle',
+         'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
