@@ -137,6 +137,17 @@ def test_killed_while_writing(nursery, whole, tmp_path, n):
     same(tmp_path, whole[0])
 
 
+@pytest.mark.parametrize('n', [3, 5, 7, 9])
+def test_killed_before_the_first_checkpoint(nursery, tmp_path, n):
+    "History and best weights of the first epoch may be there already, and nothing to go on from: it begins anew over them"
+    options = dict(extras=['monitor', 'best'])
+    for name in ('whole', 'killed'): (tmp_path/name).mkdir()
+    assert nursery(tmp_path/'whole', **options) == 0
+    assert nursery(tmp_path/'killed', kill_sync=n, **options) == -9
+    assert nursery(tmp_path/'killed', resume=True, **options) == 0
+    same(tmp_path/'killed', tmp_path/'whole')
+
+
 @pytest.mark.parametrize('by', [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop(nursery, whole, tmp_path, by):
     "SIGTERM and Ctrl-C save in the middle of an epoch, too"

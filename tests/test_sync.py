@@ -2,7 +2,7 @@
 import filecmp, json, shutil, subprocess, sys
 
 import pytest
-from project import cfg, root
+from project import cfg, notebooks, root, short
 
 pytest.importorskip('nbdev.clean', reason='no nbdev 2 here (it needs fastcore 1)', exc_type=Exception)
 
@@ -86,3 +86,10 @@ def test_sample_out_of_sync(sample, tmp_path):
     assert found == {'package': {edited, stale, f'{lib}/_modidx.py'}, 'notebooks': {unclean}, 'readme': {readme, picture}}
     check = subprocess.run([sys.executable, 'tools/readme.py', '--check'], cwd=bad, capture_output=True, text=True)
     assert check.returncode == 1 and readme in check.stderr and picture in check.stderr
+
+
+@pytest.mark.parametrize('path', notebooks(), ids=short)
+def test_notebook_is_valid(path):
+    "As Jupyter sees it, which complains when it opens one that isn't"
+    nbformat = pytest.importorskip('nbformat')
+    nbformat.validate(json.loads(path.read_text(encoding='utf-8')))

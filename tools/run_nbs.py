@@ -107,7 +107,8 @@ class Client(NotebookClient):
     skip = frozenset()
 
     async def async_execute_cell(self, cell, *args, **kwargs):
-        directives = extract_directives(cell, remove=False) if cell.cell_type == 'code' else {}
+        if cell.cell_type != 'code': return cell
+        directives = extract_directives(cell, remove=False)
         if directives.get('eval:') == ['false'] or self.skip & directives.keys(): return cell
         old = cell.get('outputs', [])
         cell.outputs = []

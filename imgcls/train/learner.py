@@ -37,7 +37,7 @@ from .optimizers import optimizer
 from .state import Checkpoint, read_state, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #ed5677bf
+# %% ../../nbs/api/35_train.learner.ipynb #4eee2c8b
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -67,6 +67,7 @@ class ImageLearner(Learner):
         except CancelFitException: raise
         except BaseException:
             for cb in self.cbs:
+                cb.run = True  # fastai puts it back only at the end of a fit
                 if 'after_error' in dir(type(cb)): cb.after_error()
             raise
 

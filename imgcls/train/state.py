@@ -176,7 +176,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #81cde9c0
+# %% ../../nbs/api/26_train.state.ipynb #d5be7839
 class Interrupted(KeyboardInterrupt):
     "A training was asked to stop, has saved its state, and has stopped."
     def __init__(self,
@@ -197,13 +197,14 @@ class Checkpoint(Callback):
         about:dict|None=None, # What the training is, to compare with that of the file
         resume:bool=False, # Go on from the file, if it is there? Otherwise it must not be there
     ):
-        self.path, self.about, self.stage, self.asked, self.found = Path(folder)/self.file, about or {}, 0, None, None
+        self.path, self.about, self.stage, self.asked, self.found, self.anew = Path(folder)/self.file, about or {}, 0, None, None, False
         if not resume and self.path.exists():
             raise FileExistsError(f"there is a checkpoint in '{folder}'. Go on from it with resume=True, or choose another folder for the new training.")
         if resume and self.path.exists():
             found, self.found = read_state(self.path)
             check_same(found, self.about, self.path)
             _log.info('going on from %s', describe_state(self.found))
+        elif resume: self.anew = True
 
     @property
     def first_stage(self)->int: # 0 if there is nothing to go on from
@@ -213,12 +214,19 @@ class Checkpoint(Callback):
     def before_fit(self):
         "Put everything back, after all other callbacks have begun."
         self.run = not (hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'))
+        if self.run and self.anew: self._begin_anew()
         if not self.run or not self.found or self.stage != self.found['stage']: return
         state = self.found['training']
         if missing := set(state['model']) ^ set(self.learn.model.state_dict()): raise CheckpointError(f"'{self.path}' is of another network: {sorted(missing)[:3]} differ")
         load_training_state(self.learn, state)
         self.learn.first_epoch, self.learn.first_batch = self.found['epoch'], self.found['batch']
         if not self.found['batch']: self.found = None
+
+    def _begin_anew(self):
+        "Tell the callbacks that what they find may be of a process that was killed before its first checkpoint"
+        for cb in _callbacks(self.learn).values():
+            if 'load_state_dict' in dir(type(cb)): cb.load_state_dict({})
+        self.anew = False
 
     def before_train(self):
         "Remember the random numbers with which the epoch begins."
