@@ -71,7 +71,7 @@ def test_an_error_while_another_was_handled_is_not_about_memory():
     "As in a loop that tries smaller batches"
     try:
         try: raise MemoryError
-        except MemoryError: raise ValueError('misspelt')
+        except MemoryError: raise ValueError('misspelt')  # noqa: B904 - as code that isn't careful does
     except ValueError as e: assert not is_out_of_memory(e)
 
 

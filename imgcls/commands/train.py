@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #561c7075
+# %% ../../nbs/api/82_commands.train.ipynb #7d3aca69
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -82,7 +82,8 @@ def _resumable(run):
     try: yield
     except KeyboardInterrupt as e:
         if not (run.path/'checkpoints'/Checkpoint.file).exists(): raise Interrupted('stopped before the first batch: nothing is kept', getattr(e, 'signal', signal.SIGINT)) from e
-        raise Interrupted(f'stopped; the state of the training is kept. Go on with: imgcls train --out {os.path.relpath(run.path)} --resume', getattr(e, 'signal', signal.SIGINT)) from e
+        go_on = f'imgcls train --out {os.path.relpath(run.path)} --resume'
+        raise Interrupted(f'stopped; the state of the training is kept. Go on with: {go_on}', getattr(e, 'signal', signal.SIGINT)) from e
     finally:
         if before is not None: signal.signal(signal.SIGTERM, before)
 
@@ -121,7 +122,7 @@ def say_files(
     typer.echo(f'\nEverything is in {os.path.relpath(run.path)}')
     for o in run.files().itertuples(): typer.echo(f'  {o.file:<28} {o.what}')
 
-# %% ../../nbs/api/82_commands.train.ipynb #d5ebe4d7
+# %% ../../nbs/api/82_commands.train.ipynb #ede1dff6
 def _batch_size(value):
     if value == 'auto' or value.isdecimal() and int(value) > 0: return value
     raise typer.BadParameter(f"{value!r} is neither a whole number of at least 1 nor 'auto'.")
@@ -138,7 +139,8 @@ def _find_run(out, settings):
         names = shorten([f"--{k.replace('_', '-')} {settings[k]} (it was {kept[k]})" for k in differ])
         raise DataError(f"the run in '{out}' was begun with other settings: {names}. Leave them out, or train anew in another folder.")
     kept['folder'] = Path(settings['folder'] or kept['folder'])
-    if not kept['folder'].is_dir(): raise DataError(f"the photos of the run are not in '{kept['folder']}' any more: give their folder, as in imgcls train FOLDER --out {out} --resume")
+    if not kept['folder'].is_dir():
+        raise DataError(f"the photos of the run are not in '{kept['folder']}' any more: give their folder, as in imgcls train FOLDER --out {out} --resume")
     return run, kept | ({'workers': settings['workers']} if 'workers' in given() else {})
 
 

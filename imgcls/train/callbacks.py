@@ -236,7 +236,7 @@ class EpochLines(History):
         self.done, self.spent = state['done'], state['spent']
         self.before = state['before'] if state['more'] == _more(self.learn) else self.done
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #3ca7d348
+# %% ../../nbs/api/32_train.callbacks.ipynb #955e90ed
 _ABOUT = ('epoch', 'stage', 'lr', 'seconds')  # the columns of a history that measure nothing
 
 
@@ -332,7 +332,7 @@ class TrainingMonitor(EpochLines):
         there, here = read_json(file) if file.exists() else [], self._rows()
         n = min(len(there), len(here)) if self.resumed else len(there)
         if not isinstance(there, list) or there[:n] != here[:n] or table.exists() and not file.exists() and not self.resumed:
-            raise FileExistsError(f"'{self.folder}' holds the history of another training. Choose another folder, or resume that training, or take its history.csv and history.json away.")
+            raise FileExistsError(f"'{self.folder}' holds the history of another training. Choose another folder, resume that training, or take its history.csv and .json away.")
         self.checked = True
 
     def _write(self):

@@ -24,7 +24,7 @@ from ..core import DataError, atomic_file, check_option
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/27_train.keep.ipynb #1914eb10
+# %% ../../nbs/api/27_train.keep.ipynb #3ab0f943
 _SMALL = ('loss', 'error', 'perplexity', 'mse', 'mae', 'brier')
 
 
@@ -52,14 +52,14 @@ class _Tracker(Callback):
     def _columns(self):
         keepers = [cb for cb in self.learn.cbs if hasattr(type(cb), 'columns')]
         if keepers: return keepers[-1].columns
-        raise ValueError(f'`{type(self).__name__}` needs the history of the epochs: make the learner with `image_learner`, or add the callback `History` of imgcls.train.callbacks to it')
+        raise ValueError(f'`{type(self).__name__}` needs the history of the epochs: make the learner with `image_learner`, or add the callback `History` to it')
 
     def _value(self):
         "What is followed, in the epoch that has just been trained; None if it was not measured or isn't finite"
         value = self.learn.history[-1].get(self.monitor) if self.trains else None
         return value if value is not None and math.isfinite(value) else None
 
-# %% ../../nbs/api/27_train.keep.ipynb #19e86867
+# %% ../../nbs/api/27_train.keep.ipynb #15868b36
 _FNAME, _MARK = '{epoch:02d}_{accuracy:.3f}', 'best of imgcls'
 
 
@@ -173,7 +173,8 @@ class BestCheckpoint(_Tracker):
             about = _header(path)
             if not about or path.name in known: continue
             if about['training'] == self.mine: path.unlink()
-            elif not self.resumed: raise FileExistsError(f"'{self.folder}' holds the best weights of another training, such as {path.name}. Choose another folder, or empty this one first.")
+            elif not self.resumed:
+                raise FileExistsError(f"'{self.folder}' holds the best weights of another training, such as {path.name}. Choose another folder, or empty this one first.")
         self.checked = True
 
     def _write(self, new):
@@ -189,7 +190,8 @@ class BestCheckpoint(_Tracker):
     def _load(self):
         best, path = self.kept[0], self.path
         if not path.is_file(): raise FileNotFoundError(f"the best weights, '{path}', are gone. The learner has those of its last epoch.")
-        if _header(path).get('epoch') != str(best['epoch']): raise DataError(f"'{path}' doesn't hold the weights of epoch {best['epoch']} any more. The learner has those of its last epoch.")
+        if _header(path).get('epoch') != str(best['epoch']):
+            raise DataError(f"'{path}' doesn't hold the weights of epoch {best['epoch']} any more. The learner has those of its last epoch.")
         model = get_model(self.learn.model)
         with safe_open(path, 'pt') as f: state = model.state_dict() | {k: f.get_tensor(k) for k in f.keys()}
         model.load_state_dict(state)  # copies into the tensors that are there: their device and memory layout stay

@@ -37,7 +37,7 @@ from .optimizers import optimizer
 from .state import Checkpoint, read_state, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #4eee2c8b
+# %% ../../nbs/api/35_train.learner.ipynb #ee1e8aed
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -63,7 +63,9 @@ class ImageLearner(Learner):
     def _do_fit(self):
         first, self.first_epoch = self.first_epoch, 0
         try:
-            for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+            for epoch in range(first, self.n_epoch):
+                self.epoch = epoch
+                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
         except CancelFitException: raise
         except BaseException:
             for cb in self.cbs:
@@ -105,7 +107,7 @@ class ImageLearner(Learner):
             self.compute = was
             _lay_out(self.model, was)
 
-# %% ../../nbs/api/35_train.learner.ipynb #8491cbc6
+# %% ../../nbs/api/35_train.learner.ipynb #e9c4862b
 def _without_normalize(dls):
     "Copies of the loaders without `Normalize`"
     loaders = []
@@ -166,7 +168,7 @@ def image_learner(
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: yes if it is pretrained
     **kwargs
 )->ImageLearner: # Its body is frozen if it is pretrained, as in fastai
-    "Make a learner: a pretrained body with its own normalization, a new head, layer groups, and the compute policy of this machine. `opt_func` may be one of `OPTIMIZERS`; without `metrics` it is accuracy."
+    "Make a learner: a pretrained body with its own normalization, a new head, layer groups, this machine's compute policy. `opt_func` may be a name of `OPTIMIZERS`."
     pretrained = (pretrained or weights is not None) and not isinstance(arch, nn.Module)
     bn_eval = pretrained if bn_eval is None else bn_eval
     chosen = apply_compute(compute, device=str(dls.device))

@@ -119,10 +119,11 @@ class memory_guard:
         try: raise failed from None
         finally: failed.__context__ = None  # the old error, which Python attaches even so
 
-# %% ../../nbs/api/25_train.memory.ipynb #cb6ab325
+# %% ../../nbs/api/25_train.memory.ipynb #56f5e117
 def _smaller(dls, bs):
     "Copies of the loaders whose batches have at most `bs` pictures; everything else, random numbers included, is the same"
-    if not all(isinstance(dl, DataLoader) for dl in dls.loaders): raise TypeError(f"the loaders must be fastai's, got {type(dls.loaders[0]).__module__}.{type(dls.loaders[0]).__name__}")
+    if not all(isinstance(dl, DataLoader) for dl in dls.loaders):
+        raise TypeError(f"the loaders must be fastai's, got {type(dls.loaders[0]).__module__}.{type(dls.loaders[0]).__name__}")
     res = copy(dls)
     with keep_random(dls):
         res.loaders = [dl.new(bs=min(bs, dl.bs) if i else bs) for i, dl in enumerate(dls.loaders)]
@@ -175,7 +176,8 @@ def fit_batch_size(
             _log.info('batches of %d pictures fit into the memory', bs)
             return bs
         gc.collect()
-        if bs <= smallest: raise OutOfMemory(f'the memory is not enough for a batch of {bs}, the smallest that was tried. Take smaller pictures (`size`) or a smaller network. {failed}') from None
+        if bs <= smallest:
+            raise OutOfMemory(f'the memory is not enough for a batch of {bs}, the smallest that was tried. Take smaller pictures (`size`) or a smaller network. {failed}') from None
         bs = max(bs // 2, smallest)
 
 # %% ../../nbs/api/25_train.memory.ipynb #7b4d8713

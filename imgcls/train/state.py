@@ -6,8 +6,8 @@
 __all__ = ['CheckpointError', 'save_state', 'read_state', 'training_state', 'load_training_state', 'Interrupted', 'Checkpoint',
            'describe_state', 'check_same', 'training_identity']
 
-# %% ../../nbs/api/26_train.state.ipynb #9998bee5
-import hashlib, json, logging, os, random, signal, threading
+# %% ../../nbs/api/26_train.state.ipynb #73cd1af1
+import hashlib, json, logging, os, signal, threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +176,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #d5be7839
+# %% ../../nbs/api/26_train.state.ipynb #24d1872f
 class Interrupted(KeyboardInterrupt):
     "A training was asked to stop, has saved its state, and has stopped."
     def __init__(self,
@@ -252,7 +252,8 @@ class Checkpoint(Callback):
         for cb in self.learn.cbs:
             if 'after_error' in dir(type(cb)): cb.after_error()  # such as weights that are only lent for validation
         self.save(self.learn.epoch, batch=self.done, random=None if self.learn.training else self.validating)
-        raise Interrupted(f"stopped and saved in epoch {self.learn.epoch + 1} of stage {self.stage + 1}, after {self.done} batches: '{self.path}'. Go on with resume=True.", self.asked)
+        where = f'epoch {self.learn.epoch + 1} of stage {self.stage + 1}, after {self.done} batches'
+        raise Interrupted(f"stopped and saved in {where}: '{self.path}'. Go on with resume=True.", self.asked)
 
     def after_epoch(self):
         "Save, now that the epoch is complete."
