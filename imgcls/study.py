@@ -24,7 +24,7 @@ from .train.callbacks import History
 from .train.learner import predict
 from .train.trace import keep_random
 
-# %% ../nbs/api/60_study.ipynb #cdeb365d
+# %% ../nbs/api/60_study.ipynb #e01f1c1b
 _SCHEMA = 1
 _NOT_SETTINGS = 'variant', 'seed', 'seconds', 'start', 'failed', 'device', 'threads', 'torch'
 
@@ -35,6 +35,11 @@ def _number(text): return int.from_bytes(hashlib.sha256(str(text).encode()).dige
 def _begin_random(key):
     number = _number(key)
     random.seed(number); np.random.seed(number); torch.manual_seed(number)
+
+
+def _begin_loaders(learn, seed):
+    for i, dl in enumerate(learn.dls.loaders): dl.rng = random.Random(f'{seed}-{i}')
+    _begin_random(seed)
 
 
 def _short(o):
@@ -86,7 +91,7 @@ def _environment(learn):
     number_format = str(getattr(getattr(learn, 'compute', None), 'dtype', 'float32')).removeprefix('torch.')
     return dict(versions=versions, machine=machine, device=str(next(learn.model.parameters()).device), number_format=number_format)
 
-# %% ../nbs/api/60_study.ipynb #bb3dfb9c
+# %% ../nbs/api/60_study.ipynb #140c06f6
 def _images(preds):
     "Which images there were, as a fingerprint, and which of them were right, as a text of 0 and 1"
     names = list(map(str, range(len(preds)) if preds.items is None else preds.items))
@@ -169,8 +174,10 @@ class Study:
         given = isinstance(self.start, (str, Path))
         path = Path(self.start) if given else self.folder/'starts'/f'{seed}.safetensors'
         if not path.exists():
-            _begin_random(seed)
-            learn = self._learner(next(iter(self.variants)), seed) if self.start is None else self.start(seed)
+            learn = self._learner(next(iter(self.variants)), seed)
+            if self.start is not None:
+                _begin_loaders(learn, seed)  # most likely `start` uses the same ones
+                learn = self.start(seed)
             if not isinstance(learn, Learner): raise TypeError(f'`start` must return a learner, got {type(learn).__name__}')
             weights = {k: v.detach().cpu().clone().contiguous() for k, v in learn.model.state_dict().items()}
             with atomic_file(path, 'wb') as f: f.write(save(weights))
@@ -190,8 +197,7 @@ class Study:
         if not hasattr(learn, 'history'): learn.history, _ = [], learn.add_cb(History())
         learn.add_cb(watch)
         learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-        for i, dl in enumerate(learn.dls.loaders): dl.rng = random.Random(f'{seed}-{i}')
-        _begin_random(seed)
+        _begin_loaders(learn, seed)
         began = time.perf_counter()
         with learn.no_logging(): self.train(learn, settings)
         seconds = round(time.perf_counter() - began, 3)

@@ -329,13 +329,24 @@ rows = {
     'image_learner: optimizer': (lambda w: image_learner(w.dls, nn.Conv2d(3, 4, 3), opt_func='adm'), ValueError, "Did you mean 'adam'?"),
     'FlattenMap: size': (lambda w: public.FlattenMap((0, 7)), ValueError, '`map_size` must be (height, width), both at least 1, got (0, 7)'),
     'FlattenMap: another map': (lambda w: public.FlattenMap(7)(torch.zeros(1, 3, 8, 8)), ValueError, 'the head was made for maps of 7 × 7 places, and got 8 × 8'),
+    'Study: start': (lambda w: public.Study(w.folder/'s', start='gone.safetensors'), FileNotFoundError, "`start`: there is no file 'gone.safetensors'"),
+    'Study: no functions': (lambda w: public.Study(w.folder/'s').run(), ValueError, 'opened without `make` and `train`'),
+    'Study: no variants': (lambda w: public.Study(w.folder/'s', print, print).run(), ValueError, 'the study has no variants'),
+    'Study: name': (lambda w: public.Study(w.folder/'s').add('a/b'), ValueError, "the name of a variant must do as the name of a folder, got 'a/b'"),
+    'Study: setting': (lambda w: public.Study(w.folder/'s').add('a', opt=len), TypeError, "`opt` of the variant 'a' can't be written down"),
+    'Study: column': (lambda w: public.Study(w.folder/'s').add('a', loss='focal'), ValueError, '`loss` is a column of its own'),
+    'compare: no runs': (lambda w: public.compare(public.Study(w.folder/'s')), DataError, 'there are no runs in'),
+    'compare: no study': (lambda w: public.compare('s'), TypeError, '`study` must be a `Study`, got str'),
+    'plot_runs: no runs': (lambda w: public.plot_runs(public.Study(w.folder/'s')), DataError, 'there are no runs in'),
+    'paired_difference: other images': (lambda w: public.paired_difference([True]*3, [True]*4), DataError, 'must be about the same images, got 3 and 4'),
+    'paired_difference: level': (lambda w: public.paired_difference([True], [True], level=95), ValueError, '`level` must lie between 0 and 1, got 95'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
-          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state'}
+          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

@@ -141,6 +141,9 @@ def test_warm_start_is_trained_once_a_seed(tmp_path):
     study.run(seeds=2)
     study.run(seeds=2)
     assert begun == [0, 1] and same(w.starts[0], w.starts[1]) and not same(w.starts[0], w.starts[2])
+    list(w.dls.train)  # the loaders are somewhere else by now
+    add(w.study(tmp_path/'again', start=begin), b=dict(opt='adam', lr=0.01)).run(seeds=[1])
+    assert same(w.starts[4], w.starts[2]), 'the beginning of a seed is always the same'
 
 
 def test_start_from_a_file(tmp_path):
