@@ -327,6 +327,7 @@ rows = {
     'optimizer: rate': (lambda w: public.optimizer('adam', lr=0.1), ValueError, 'the learning rate is no option of an optimizer'),
     'optimizer: mom': (lambda w: public.optimizer('sgd', mom=1.5) if 'mom' in public.OPTIMIZERS['sgd'] else public.optimizer('momentum', mom=1.5), ValueError, '`mom` must be at least 0 and below 1, got 1.5'),
     'image_learner: optimizer': (lambda w: image_learner(w.dls, nn.Conv2d(3, 4, 3), opt_func='adm'), ValueError, "Did you mean 'adam'?"),
+    'fine_tune: bs': (lambda w: fine_tune(w.learn, 1, bs='large'), ValueError, "`bs` must be one of 'auto', got 'large'"),
     'FlattenMap: size': (lambda w: public.FlattenMap((0, 7)), ValueError, '`map_size` must be (height, width), both at least 1, got (0, 7)'),
     'FlattenMap: another map': (lambda w: public.FlattenMap(7)(torch.zeros(1, 3, 8, 8)), ValueError, 'the head was made for maps of 7 × 7 places, and got 8 × 8'),
     'Study: start': (lambda w: public.Study(w.folder/'s', start='gone.safetensors'), FileNotFoundError, "`start`: there is no file 'gone.safetensors'"),

@@ -82,7 +82,7 @@ bad_model_fields = [
     ('normalize', [[0, 0, 0], [1, 1, float('nan')]], '`model.normalize` must be'), ('normalize', [['0', 0, 0], [1, 1, 1]], '`model.normalize` must be'),
     ('hidden', [10**9], '`model.hidden` must be a list of at most 8 whole numbers'), ('hidden', [1] * 9, '`model.hidden` must be'), ('hidden', 512, '`model.hidden` must be'), ('hidden', [16], "doesn't fit the network"),
     ('dropout', 1, '`model.dropout` must be a number from 0 to below 1, got 1'), ('dropout', float('inf'), '`model.dropout` must be'), ('dropout', 'x', '`model.dropout` must be'),
-    ('pool', 'mean', "`model.pool` must be one of 'avg', 'max', 'concat', got 'mean'"), ('pool', None, '`model.pool` must be'), ('pool', [], '`model.pool` must be'), ('pool', 'avg', "doesn't fit the network")]
+    ('pool', 'mean', "`model.pool` must be one of 'avg', 'max', 'concat', 'flatten', got 'mean'"), ('pool', None, '`model.pool` must be'), ('pool', [], '`model.pool` must be'), ('pool', 'avg', "doesn't fit the network")]
 
 
 @pytest.mark.parametrize('field,value,text', bad_fields, ids=lambda o: repr(o)[:30])

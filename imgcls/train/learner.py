@@ -186,7 +186,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #27f8d43e
+# %% ../../nbs/api/35_train.learner.ipynb #33dffbdb
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -224,7 +224,8 @@ def _checkpoint(learn, folder, resume, settings):
 
 def _batches(learn, bs, folder):
     "Train on batches of `bs` until the block ends; 'auto' goes on with what the checkpoint in `folder` was begun with"
-    if bs == 'auto':
+    if isinstance(bs, str):
+        check_option('bs', bs, ['auto'])
         file = None if folder is None else Path(folder)/Checkpoint.file
         bs = read_state(file)[0].get('loaders', {}).get('bs') if file and file.exists() else None
         bs = fit_batch_size(learn) if bs is None else bs
