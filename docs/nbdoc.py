@@ -16,7 +16,7 @@ pkg = cfg.lib_path.name
 modidx = import_module(f'{pkg}._modidx').d['syms']
 syms = {(mod, k[len(mod)+1:]) for mod, d in modidx.items() for k in d}
 public = sorted((mod, nm) for mod, nm in syms if not re.search(r'(^|\.)_', nm))
-local = {f'{mod}.{nm}': (mod, nm) for mod, nm in public} | {nm: (mod, nm) for mod, nm in public if mod != f'{pkg}.cli'}  # `train` is a split, too
+local = {f'{mod}.{nm}': (mod, nm) for mod, nm in public} | {nm: (mod, nm) for mod, nm in public if mod not in (f'{pkg}.cli', f'{pkg}.commands.train')}  # `train` is a split, too
 others = NbdevLookup(strip_libs=('fastai', 'fastcore'))
 empty = inspect.Parameter.empty
 defs = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef

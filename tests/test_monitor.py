@@ -182,7 +182,7 @@ def test_the_history_of_another_training_is_safe(make, tmp_path, damage):
     if damage == 'dict': (tmp_path/'history.json').write_text('{"a": 1}')
     if damage == 'edited': (tmp_path/'history.json').write_text(json.dumps([rows[0] | dict(accuracy=1.), rows[1]]))
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
-    with pytest.raises(FileExistsError, match='holds the history of another training. Choose another folder, or resume'): learn.fit(1, cbs=TrainingMonitor(tmp_path, plot=False))
+    with pytest.raises(FileExistsError, match='holds the history of another training. Choose another folder, resume'): learn.fit(1, cbs=TrainingMonitor(tmp_path, plot=False))
     assert (tmp_path/'history.csv').read_text() == table and all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
 
 
