@@ -227,3 +227,10 @@ def test_gradient_scaler(tmp_path):
 def test_plain_learner_has_no_checkpoints(tmp_path):
     learn = learner()
     with pytest.raises(TypeError, match='needs a learner from `image_learner`'): fine_tune(Learner(learn.dls, learn.model, loss_func=nn.CrossEntropyLoss()), 1, checkpoint_dir=tmp_path)
+
+
+def test_callbacks_may_be_called_what_they_like():
+    "fastai puts a callback into the learner under its name"
+    class FirstBatch(Callback): pass
+    class FirstEpoch(Callback): pass
+    assert len(train(learner(cbs=[FirstBatch(), FirstEpoch()])).history) == 3

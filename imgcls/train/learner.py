@@ -37,7 +37,7 @@ from .optimizers import optimizer
 from .state import Checkpoint, read_state, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #ee1e8aed
+# %% ../../nbs/api/35_train.learner.ipynb #0814f13e
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -47,7 +47,7 @@ class ImageLearner(Learner):
     "fastai's `Learner`: forward passes run as `compute` says, `lr_find` leaves no trace, `history` has the epochs of all fits."
     compute = Compute()
     noted_in = None # The `Run` in which readings of test photos are noted
-    first_epoch = first_batch = 0 # Where a `fit` goes on that was interrupted; set by `Checkpoint`
+    _first_epoch = _first_batch = 0 # Where a `fit` goes on that was interrupted; set by `Checkpoint`
 
     def _do_one_batch(self):
         with run_as(self.model, self.compute): super()._do_one_batch()
@@ -61,7 +61,7 @@ class ImageLearner(Learner):
         with memory_guard(self): super().fit(*args, **kwargs)
 
     def _do_fit(self):
-        first, self.first_epoch = self.first_epoch, 0
+        first, self._first_epoch = self._first_epoch, 0
         try:
             for epoch in range(first, self.n_epoch):
                 self.epoch = epoch
@@ -76,7 +76,7 @@ class ImageLearner(Learner):
     def all_batches(self):
         "Go through the batches of an epoch; those that were done before an interruption are passed over."
         self.n_iter, batches = len(self.dl), enumerate(self.dl)
-        if self.training and self.first_batch: self.checkpoint.go_on(batches)
+        if self.training and self._first_batch: self.checkpoint.go_on(batches)
         for o in batches: self.one_batch(*o)
 
     @delegates(Learner.lr_find)

@@ -176,7 +176,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #24d1872f
+# %% ../../nbs/api/26_train.state.ipynb #a15acad2
 class Interrupted(KeyboardInterrupt):
     "A training was asked to stop, has saved its state, and has stopped."
     def __init__(self,
@@ -219,7 +219,7 @@ class Checkpoint(Callback):
         state = self.found['training']
         if missing := set(state['model']) ^ set(self.learn.model.state_dict()): raise CheckpointError(f"'{self.path}' is of another network: {sorted(missing)[:3]} differ")
         load_training_state(self.learn, state)
-        self.learn.first_epoch, self.learn.first_batch = self.found['epoch'], self.found['batch']
+        self.learn._first_epoch, self.learn._first_batch = self.found['epoch'], self.found['batch']
         if not self.found['batch']: self.found = None
 
     def _begin_anew(self):
@@ -230,16 +230,16 @@ class Checkpoint(Callback):
 
     def before_train(self):
         "Remember the random numbers with which the epoch begins."
-        if self.found and self.learn.first_batch: load_random_state(self.learn.dls, self.found['begun'])
+        if self.found and self.learn._first_batch: load_random_state(self.learn.dls, self.found['begun'])
         self.begun, self.done = random_state(self.learn.dls), 0
 
     def go_on(self,
         batches:Iterator, # Of the epoch that was cut off
     ):
         "Pass over the batches that were done before, and put everything back as it was after them."
-        for _ in range(self.learn.first_batch): next(batches)
+        for _ in range(self.learn._first_batch): next(batches)
         load_training_state(self.learn, self.found['training'])
-        self.done, self.learn.first_batch, self.found = self.learn.first_batch, 0, None
+        self.done, self.learn._first_batch, self.found = self.learn._first_batch, 0, None
 
     def before_validate(self):
         "Remember the random numbers with which validation begins."
