@@ -5,8 +5,8 @@ uses a name before the cell that defines it, or one that it never imports, fails
 nbdev nor a Jupyter server, so that the notebooks also run on the newest fastai and fastcore.
 
 A cell with `#| eval: false` or a flag of `tst_flags` isn't run. `slow` runs with `--nb-flags slow`. `data` marks a cell that needs the photos in the
-folder that IMGCLS_DATA names, or a name that such a cell makes: `test_notebook` always runs without it, as on a machine with no data and no network,
-and `test_data_cells` runs such notebooks once more with it, or is skipped where the variable isn't set. IMGCLS_QUICK=1 tells long notebooks to shrink.
+folder that IMGCLS_DATA names, or a name that such a cell makes: `test_notebook` runs without it, as on a machine with no data and no network,
+and `test_data_cells` runs such notebooks with it. Where the variable is set they run with it alone, and both ways with IMGCLS_FULL=1. IMGCLS_QUICK=1 tells long notebooks to shrink.
 """
 import ast, atexit, json, os, re, symtable, sys, textwrap, traceback, warnings
 
@@ -93,6 +93,7 @@ def run_notebook(path, shell, monkeypatch, skip):
 @pytest.mark.parametrize('path', nbs, ids=short)
 def test_notebook(path, request, shell, monkeypatch):
     "Every notebook runs against the exported package, without data and without network"
+    if path in data_nbs and os.environ.get('IMGCLS_DATA') and not os.environ.get('IMGCLS_FULL'): pytest.skip('runs once, with the photos; with IMGCLS_FULL=1 both ways')
     monkeypatch.delenv('IMGCLS_DATA', raising=False)
     run_notebook(path, shell, monkeypatch, flags - set(request.config.getoption('--nb-flags').split()) | {'data'})
 
