@@ -13,27 +13,28 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'join_labels', 'merge_classes', 'split_labels', 'tidy_labels', 'to_indices', 'to_one_hot', 'usable_rows',
            'fold_table', 'folder_splits', 'read_split', 'split_name', 'split_table', 'use_fold', 'write_split',
            'list_samples', 'sample', 'check_table', 'image_table', 'read_table', 'set_aside', 'table_counts',
-           'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes',
-           'choose_presize', 'list_caches', 'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation',
-           'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts',
-           'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader', 'TableSplitter',
-           'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'FlattenMap',
-           'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
-           'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state',
-           'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
-           'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
-           'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
-           'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before',
-           'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
-           'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
-           'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
-           'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
-           'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate',
-           'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare',
-           'Comparison', 'paired_difference', 'plot_runs']
+           'table_fingerprint', 'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS',
+           'cache_bytes', 'choose_presize', 'list_caches', 'Presize', 'presize_cache', 'PresizeCache', 'remove_cache',
+           'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment',
+           'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader',
+           'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
+           'write_hdf5', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model',
+           'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError',
+           'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer',
+           'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size',
+           'check_same', 'Checkpoint', 'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted',
+           'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state',
+           'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table',
+           'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax',
+           'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find',
+           'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay',
+           'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'fine_tune',
+           'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
+           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
+           'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference',
+           'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #418119b2
+# %% ../nbs/api/99_all.ipynb #fb5640ad
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -48,11 +49,11 @@ from .data.labels import (check_columns, class_vocab, find_labels, from_indices,
     tidy_labels, to_indices, to_one_hot, usable_rows)
 from .data.splits import fold_table, folder_splits, read_split, split_name, split_table, use_fold, write_split
 from .data.samples import list_samples, sample
-from .data.tables import check_table, image_table, read_table, set_aside, table_counts, table_root, write_table
+from .data.tables import check_table, image_table, read_table, set_aside, table_counts, table_fingerprint, table_root, write_table
 from .data.audit import audit, AuditReport, exact_duplicates, KINDS
 from .data.presize import cache_bytes, choose_presize, list_caches, Presize, presize_cache, PresizeCache, remove_cache
 from .data.augment import Augmentation, augmentation, own_random, PRESETS, show_augmented, TrainOnly, TrivialAugment
-from .data.loaders import effective_counts, image_block, image_loaders, ImageDL, OpenImage, split_loader, TableReader, TableSplitter
+from .data.loaders import (effective_counts, image_block, image_loaders, ImageDL, OpenImage, seed_loaders, split_loader, TableReader, TableSplitter)
 from .data.look import plot_classes, plot_sizes, show_copies, show_samples
 from .data.folders import write_folders, write_hdf5
 from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
@@ -60,8 +61,8 @@ from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_gro
 from .train.trace import keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
 from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_guard, OutOfMemory, with_batch_size
-from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, Interrupted, load_training_state, read_state, save_state,
-    training_identity, training_state)
+from .train.state import (check_same, Checkpoint, CheckpointError, copy_weights, describe_state, Interrupted, load_training_state, read_about, read_state,
+    save_state, training_identity, training_state)
 from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
@@ -84,19 +85,20 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans', 'Scan', 'scan_images', 'check_columns', 'class_vocab',
          'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels', 'merge_classes', 'split_labels', 'tidy_labels',
          'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split', 'split_name', 'split_table', 'use_fold',
-         'write_split', 'list_samples', 'sample', 'check_table', 'image_table', 'read_table', 'set_aside', 'table_counts', 'table_root',
-         'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches', 'Presize',
-         'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly',
-         'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'split_loader', 'TableReader',
-         'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'FlattenMap', 'GlobalPool',
-         'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
-         'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS',
-         'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same',
-         'Checkpoint', 'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_state', 'save_state',
-         'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing',
-         'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
-         'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay',
-         'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame',
-         'Run', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle',
-         'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+         'write_split', 'list_samples', 'sample', 'check_table', 'image_table', 'read_table', 'set_aside', 'table_counts', 'table_fingerprint',
+         'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches',
+         'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented',
+         'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders',
+         'split_loader', 'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
+         'write_hdf5', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
+         'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state',
+         'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory',
+         'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted',
+         'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state', 'AveragedWeights',
+         'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax',
+         'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep',
+         'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay',
+         'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner',
+         'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
+         'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference',
+         'plot_runs']

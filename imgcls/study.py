@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Study']
 
-# %% ../nbs/api/60_study.ipynb #fe2dfa42
-import hashlib, json, platform, random, time
+# %% ../nbs/api/60_study.ipynb #dfc1c1dc
+import hashlib, json, platform, time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +17,17 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.torch_core import set_seed
 from safetensors.torch import load_file, save
 
 from .core import DataError, atomic_file, available_cores, check_option, import_extra, package_versions, progress, read_json, shorten, write_json
+from .data.loaders import seed_loaders
 from .train.callbacks import History
 from .train.learner import predict
+from .train.state import copy_weights
 from .train.trace import keep_random
 
-# %% ../nbs/api/60_study.ipynb #e01f1c1b
+# %% ../nbs/api/60_study.ipynb #c70cbff9
 _SCHEMA = 1
 _NOT_SETTINGS = 'variant', 'seed', 'seconds', 'start', 'failed', 'device', 'threads', 'torch'
 
@@ -32,13 +35,11 @@ _NOT_SETTINGS = 'variant', 'seed', 'seconds', 'start', 'failed', 'device', 'thre
 def _number(text): return int.from_bytes(hashlib.sha256(str(text).encode()).digest()[:4], 'big')
 
 
-def _begin_random(key):
-    number = _number(key)
-    random.seed(number); np.random.seed(number); torch.manual_seed(number)
+def _begin_random(key): set_seed(_number(key))
 
 
 def _begin_loaders(learn, seed):
-    for i, dl in enumerate(learn.dls.loaders): dl.rng = random.Random(f'{seed}-{i}')
+    seed_loaders(learn.dls, seed)
     _begin_random(seed)
 
 
@@ -91,7 +92,7 @@ def _environment(learn):
     number_format = str(getattr(getattr(learn, 'compute', None), 'dtype', 'float32')).removeprefix('torch.')
     return dict(versions=versions, machine=machine, device=str(next(learn.model.parameters()).device), number_format=number_format)
 
-# %% ../nbs/api/60_study.ipynb #140c06f6
+# %% ../nbs/api/60_study.ipynb #6fde6441
 def _images(preds):
     "Which images there were, as a fingerprint, and which of them were right, as a text of 0 and 1"
     names = list(map(str, range(len(preds)) if preds.items is None else preds.items))
@@ -179,8 +180,7 @@ class Study:
                 _begin_loaders(learn, seed)  # most likely `start` uses the same ones
                 learn = self.start(seed)
             if not isinstance(learn, Learner): raise TypeError(f'`start` must return a learner, got {type(learn).__name__}')
-            weights = {k: v.detach().cpu().clone().contiguous() for k, v in learn.model.state_dict().items()}
-            with atomic_file(path, 'wb') as f: f.write(save(weights))
+            with atomic_file(path, 'wb') as f: f.write(save(copy_weights(learn.model)))
         mark = hashlib.sha256(path.read_bytes()).hexdigest()
         others = [f"'{o['variant']}'" for o in self.records() if o['seed'] == seed and o['start']['sha256'] != mark]
         if not others: return path, mark

@@ -109,7 +109,7 @@ def test_same_seed_same_weights(run, photos, tmp_path):
 def test_interrupted_before_training(photos, tmp_path):
     "Ctrl-C while the photos are looked at: status 130, no traceback, nothing left"
     process = start('train', photos, '--out', 'deep/run', *small, cwd=tmp_path)
-    while not (tmp_path/'deep/run/run.toml').exists(): time.sleep(0.01)
+    while not (tmp_path/'deep/run/run.toml').exists() and process.poll() is None: time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and 'Traceback' not in err
@@ -129,6 +129,7 @@ def test_stopped_and_continued(photos, tmp_path, by):
     assert process.returncode == 128 + by and 'Traceback' not in err
     assert 'Go on with: imgcls train --out deep/run --resume' in err
     assert (tmp_path/'deep/run/checkpoints/last.safetensors').exists() and not (tmp_path/'deep/run/bundle').exists()
+    assert main(['train', str(photos), '--out', str(tmp_path/'deep/run'), *longer]) == 1  # it isn't begun anew by mistake
     out, err = command('train', '--out', 'deep/run', '--resume', cwd=tmp_path)
     assert 'going on from stage' in err and 'epoch 1/3' not in err and 'epoch 3/3 (unfrozen)' in err
     assert not (tmp_path/'deep/run/checkpoints').exists()

@@ -44,7 +44,7 @@ def w(tmp_path_factory):
     save_bundle(learn, folder/'bundle')
     classifier = load_bundle(folder/'bundle', module=nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()), compute='fp32')
     run = Run.create(folder/'run', {})
-    public.save_state(folder/'state/last.safetensors', dict(stage=0, epoch=1, batch=0), about=dict(arch='a'))
+    public.save_state(folder/'state/last.safetensors', dict(stage=0, epoch=1, batch=0), about=dict(network='a'))
     plain = Learner(dls, learn.model, loss_func=nn.CrossEntropyLoss())
     return SimpleNamespace(state=folder/'state', plain=plain, folder=folder, photos=folder/'photos', table=table, dls=dls, learn=learn, preds=preds, unknown=unknown, bundle=folder/'bundle',
                            classifier=classifier, run=run, lost=table.copy().pipe(lambda o: o.attrs.clear() or o), img=public.open_image(folder/'photos/cat/0.png'))
@@ -304,9 +304,10 @@ rows = {
     'save_state: an object': (lambda w: public.save_state(w.folder/'changed/x.safetensors', dict(a=object())), TypeError, 'a checkpoint holds tensors, numbers, text, lists and dictionaries, got object'),
     'read_state: not there': (lambda w: public.read_state(w.folder/'gone.safetensors'), FileNotFoundError, 'gone.safetensors'),
     'read_state: no checkpoint': (lambda w: public.read_state(w.folder/'file.txt'), public.CheckpointError, "can't be read as a checkpoint"),
-    'check_same: other settings': (lambda w: public.check_same(dict(settings=dict(lr=1)), dict(settings=dict(lr=2))), public.CheckpointError, "settings of fine_tune differ, {'lr': 1} there and {'lr': 2} here"),
+    'check_same: other settings': (lambda w: public.check_same(dict(settings=dict(lr=1)), dict(settings=dict(lr=2))), public.CheckpointError, "What differs is the settings of fine_tune: {'lr': 1} there, {'lr': 2} here"),
     'Checkpoint: there is one': (lambda w: public.Checkpoint(w.state), FileExistsError, 'Go on from it with resume=True, or choose another folder'),
-    'Checkpoint: another network': (lambda w: public.Checkpoint(w.state, about=dict(arch='b'), resume=True), public.CheckpointError, 'network differ, a there and b here'),
+    'Checkpoint: another network': (lambda w: public.Checkpoint(w.state, about=dict(network='b'), resume=True), public.CheckpointError, 'What differs is the network: a there, b here'),
+    'read_about: no checkpoint': (lambda w: public.read_about(w.folder/'file.txt'), public.CheckpointError, "can't be read as a checkpoint"),
     'fine_tune: nowhere to resume': (lambda w: fine_tune(w.learn, 1, resume=True), ValueError, '`resume=True` needs `checkpoint_dir`'),
     'fine_tune: plain learner': (lambda w: fine_tune(w.plain, 1, checkpoint_dir=w.folder/'c'), TypeError, '`checkpoint_dir` needs a learner from `image_learner`, got a Learner'),
     'load_training_state: other callbacks': (lambda w: public.load_training_state(w.learn, dict(callbacks=dict(lost=dict(a=1)))), public.CheckpointError, 'with other callbacks that remember something: lost there, history_keeper here'),
@@ -347,7 +348,7 @@ silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'fi
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
-          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison'}
+          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

@@ -20,6 +20,7 @@ from imgcls.train import callbacks as module
 from imgcls.train.callbacks import EpochLines, TrainingMonitor
 from imgcls.train.learner import fine_tune, image_learner, predict
 from imgcls.train.run import history_frame
+from imgcls.train.state import read_state, save_state
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +166,8 @@ def test_numbers_that_json_does_not_know(make, tmp_path):
     learn.fit(4, cbs=[monitor := TrainingMonitor(tmp_path, plot=False)])
     assert [o['odd'] for o in files(tmp_path)[1]] == [None, None, None, 1.] and [o['odd'] for o in files(tmp_path)[0]] == ['']*3 + ['1']
     with learn.added_cbs(monitor):
-        state, before = json.loads(json.dumps(monitor.state_dict(), allow_nan=False)), learn.history
+        save_state(tmp_path/'state', monitor.state_dict())
+        (_, state), before = read_state(tmp_path/'state'), learn.history
         learn.history = []
         monitor.load_state_dict(state)
     assert repr(learn.history) == repr(before)

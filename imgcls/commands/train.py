@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #7d3aca69
+# %% ../../nbs/api/82_commands.train.ipynb #67de9927
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -66,10 +66,10 @@ def _write_results(run, learn, table):
         run.write_predictions(preds, split)
         save_bundle(learn, run.bundle, metrics=found, overwrite=True)  # saved before the test photos are read
         if split == 'valid': valid = preds
-    run.write_settings(dict(results={k: dict(accuracy=o.value, low=o.low, high=o.high, n=o.n, level=o.level) for k, o in found.items()}))
     figures = dict(confusion=interpret.plot_confusion(valid), top_losses=interpret.plot_top_losses(valid),
                    history=interpret.plot_history(history_frame(learn)), batch=_batch_figure(learn))
     for name, fig in figures.items(): run.write_figure(fig, name)
+    run.write_settings(dict(results={k: dict(accuracy=o.value, low=o.low, high=o.high, n=o.n, level=o.level) for k, o in found.items()}))  # the run is finished
     return found
 
 

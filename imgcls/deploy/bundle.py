@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #ad1a042d
+# %% ../../nbs/api/51_deploy.bundle.ipynb #87fecf8d
 import hashlib, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
@@ -14,17 +14,16 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from ..core import ImgclsError, atomic_folder, package_versions, shorten, write_json
-from ..data.tables import table_counts
+from ..data.labels import usable_rows
+from ..data.tables import table_counts, table_fingerprint
+from ..train.state import copy_weights
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #2bf9f4d4
+# %% ../../nbs/api/51_deploy.bundle.ipynb #e52f754b
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
-    usable = table[table['error'] == ''] if 'error' in table else table
-    columns = [o for o in ('path', 'label', 'split', 'width', 'height') if o in usable]
-    lines = '\n'.join('\t'.join(map(str, o)) for o in sorted(usable[columns].itertuples(index=False, name=None)))
-    counts = table_counts(usable).drop(columns='unusable', errors='ignore')
+    counts = table_counts(usable_rows(table)).drop(columns='unusable', errors='ignore')
     images = {split: {str(k): int(n) for k, n in counts[split].items() if k != 'total'} for split in counts}
-    return dict(images=images, fingerprint=hashlib.sha256(lines.encode(errors='backslashreplace')).hexdigest())
+    return dict(images=images, fingerprint=table_fingerprint(table))
 
 
 def _describe_metrics(metrics):
@@ -52,7 +51,7 @@ def _describe(learn, metrics):
 
 
 def _state(model):
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    state = copy_weights(model)
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise ValueError(f'the weights hold values that are not finite numbers ({shorten(bad)}): the training went wrong. Use a lower `lr`.')
     return state

@@ -39,7 +39,7 @@ class BnEval(Callback):
         for module in body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #6f6cc780
+# %% ../../nbs/api/32_train.callbacks.ipynb #9b5fae50
 def _stage(learn): return 'frozen' if learn.opt.frozen_idx else 'unfrozen'
 
 
@@ -47,17 +47,6 @@ def _number(value):
     "One number, or None for what isn't one"
     try: return None if value is None else float(value)
     except (TypeError, ValueError, RuntimeError): return None
-
-
-def _without_odd(row, instead):
-    "A row with something else for NaN and infinity, which JSON doesn't know"
-    return {k: instead(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _with_odd(row): return {k: float(v) if v in ('nan', 'inf', '-inf') else v for k, v in row.items()}
-
-
-def _more(learn): return getattr(learn, 'more_stages', False)
 
 
 def _sums(metric):
@@ -130,23 +119,20 @@ class History(Callback):
         return ['epoch', 'stage', *names, *(f'train_{o.name}' for o in self._measured()), 'lr', 'seconds']
 
     def state_dict(self)->dict: # Lists, dictionaries, numbers and text
-        "The rows so far, and the running average of the training loss."
-        smooth = self.learn.recorder.smooth_loss
-        return dict(history=[_without_odd(o, str) for o in self.learn.history], smooth=_without_odd(dict(count=smooth.count, val=float(smooth.val)), str), more=_more(self.learn),
-                    measures=[_sums(o) for o in self.measures], batches=self.batches)
+        "The rows so far, and what was measured in the epoch at hand."
+        return dict(history=[dict(o) for o in self.learn.history], measures=[_sums(o) for o in self.measures], batches=self.batches)
 
     def load_state_dict(self,
         state:dict, # From `state_dict`; an empty one says that nothing was kept yet
     ):
         "Go on after the rows of a training that was stopped."
         if not state: return
-        self.learn.history, smooth = [_with_odd(o) for o in state['history']], _with_odd(state['smooth'])
+        self.learn.history = [dict(o) for o in state['history']]
         if len(self.measures) == len(state['measures']):  # in the middle of an epoch
             for o, sums in zip(self.measures, state['measures']): vars(o).update(sums)
             self.batches = state['batches']
-        if state['more'] == _more(self.learn): vars(self.learn.recorder.smooth_loss).update(count=smooth['count'], val=torch.tensor(smooth['val']))  # it begins anew with a stage
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #aedaa533
+# %% ../../nbs/api/32_train.callbacks.ipynb #8db5b9af
 def _clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     return f'{minutes}:{seconds:02d}' if minutes < 60 else f'{minutes // 60}:{minutes % 60:02d}:{seconds:02d}'
@@ -233,10 +219,9 @@ class EpochLines(History):
         "Go on with the lines of a training that was stopped."
         super().load_state_dict(state)
         if not state: return
-        self.done, self.spent = state['done'], state['spent']
-        self.before = state['before'] if state['more'] == _more(self.learn) else self.done
+        self.done, self.before, self.spent = state['done'], state['before'], state['spent']
 
-# %% ../../nbs/api/32_train.callbacks.ipynb #955e90ed
+# %% ../../nbs/api/32_train.callbacks.ipynb #8fa69028
 _ABOUT = ('epoch', 'stage', 'lr', 'seconds')  # the columns of a history that measure nothing
 
 
@@ -308,7 +293,7 @@ class TrainingMonitor(EpochLines):
         "Draw the last epochs; what is trained after all stages are over gets a picture of its own."
         super().after_fit()
         if self.shown: self._draw()
-        if not _more(self.learn): self.shown, self.drawn = {}, 0.
+        if not getattr(self.learn, 'more_stages', False): self.shown, self.drawn = {}, 0.
 
     def _speaks(self): return self.plot or super()._speaks()
 
@@ -325,7 +310,9 @@ class TrainingMonitor(EpochLines):
             self.shown[what] = DisplayHandle()
             self.shown[what].display(content, **options)
 
-    def _rows(self): return [_without_odd(o, lambda v: None) for o in self.learn.history]
+    def _rows(self):
+        "The rows as JSON knows them, which has neither NaN nor infinity"
+        return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in o.items()} for o in self.learn.history]
 
     def _check_folder(self):
         table, file = self.folder/'history.csv', self.folder/'history.json'

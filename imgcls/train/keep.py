@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BestCheckpoint', 'EarlyStopping', 'AveragedWeights']
 
-# %% ../../nbs/api/27_train.keep.ipynb #9529c4bb
+# %% ../../nbs/api/27_train.keep.ipynb #3e2a2716
 import logging, math, secrets
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core import DataError, atomic_file, check_option
+from .state import copy_weights
 
 _log = logging.getLogger('imgcls')
 
@@ -59,7 +60,7 @@ class _Tracker(Callback):
         value = self.learn.history[-1].get(self.monitor) if self.trains else None
         return value if value is not None and math.isfinite(value) else None
 
-# %% ../../nbs/api/27_train.keep.ipynb #15868b36
+# %% ../../nbs/api/27_train.keep.ipynb #d7947c5a
 _FNAME, _MARK = '{epoch:02d}_{accuracy:.3f}', 'best of imgcls'
 
 
@@ -82,11 +83,6 @@ def _header(path):
         with safe_open(path, 'pt') as f: about = f.metadata() or {}
     except (SafetensorError, OSError): return {}
     return about if about.get('made') == _MARK else {}
-
-
-def _weights(model):
-    "A copy of all parameters and buffers; what layers share is in it once for each of them, since a file has no shared memory"
-    return {k: v.detach().cpu().contiguous().clone() for k, v in get_model(model).state_dict().items() if isinstance(v, torch.Tensor)}
 
 
 class BestCheckpoint(_Tracker):
@@ -180,7 +176,7 @@ class BestCheckpoint(_Tracker):
     def _write(self, new):
         path, about = self.folder/new['file'], {k: str(new[k]) for k in ('epoch', 'stage', 'value')}
         if path.exists() and not _header(path): raise FileExistsError(f"'{path}' is there already and isn't from `BestCheckpoint`. Choose another `fname` or folder.")
-        data = save(_weights(self.learn.model), about | dict(monitor=self.monitor, training=self.mine, made=_MARK))
+        data = save(copy_weights(self.learn.model), about | dict(monitor=self.monitor, training=self.mine, made=_MARK))
         with atomic_file(path, 'wb') as f: f.write(data)
 
     def _remove(self):
@@ -212,7 +208,7 @@ class BestCheckpoint(_Tracker):
             raise FileNotFoundError(f"'{self.folder/gone[0]}' is gone, and it is among the best weights so far. Put it back, or resume without `BestCheckpoint`.")
         self.kept, self.leaving, self.mine = [dict(o) for o in state['kept']], list(state['leaving']), state['mine']
 
-# %% ../../nbs/api/27_train.keep.ipynb #526e5b19
+# %% ../../nbs/api/27_train.keep.ipynb #fa5394c8
 class EarlyStopping(_Tracker):
     "End the stage that is being trained when a number has not improved for some epochs."
     order = EarlyStoppingCallback.order
@@ -254,7 +250,7 @@ class EarlyStopping(_Tracker):
 
     def state_dict(self)->dict: # Numbers, text and None
         "The best so far, and how long it is ago."
-        return dict(monitor=self.monitor, best=self.best, wait=self.wait, stopped=self.stopped, more=_more(self.learn))
+        return dict(monitor=self.monitor, best=self.best, wait=self.wait, stopped=self.stopped)
 
     def load_state_dict(self,
         state:dict, # From `state_dict`; an empty one changes nothing
@@ -262,8 +258,7 @@ class EarlyStopping(_Tracker):
         "Go on waiting where a training was stopped."
         if not state: return
         if state['monitor'] != self.monitor: raise ValueError(f"the training followed {state['monitor']!r}, and `monitor` is {self.monitor!r}: resume it with the same")
-        self.best = state['best']
-        if state['more'] == _more(self.learn): self.wait, self.stopped = state['wait'], state['stopped']  # the next stage begins anew
+        self.best, self.wait, self.stopped = state['best'], state['wait'], state['stopped']
 
 # %% ../../nbs/api/27_train.keep.ipynb #dad9db54
 class AveragedWeights(Callback):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #ac0f6339
+# %% ../../nbs/api/35_train.learner.ipynb #f289023c
 import copy, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,10 +34,10 @@ from ..predictions import Predictions
 from .callbacks import BnEval, History
 from .memory import fit_batch_size, memory_guard, with_batch_size
 from .optimizers import optimizer
-from .state import Checkpoint, read_state, training_identity
+from .state import Checkpoint, read_about, training_identity
 from .trace import keep_random, no_trace
 
-# %% ../../nbs/api/35_train.learner.ipynb #0814f13e
+# %% ../../nbs/api/35_train.learner.ipynb #52c5a37c
 def _lay_out(model, compute):
     "Weights in the memory layout of `compute`; their values stay"
     return model.to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
@@ -72,6 +72,7 @@ class ImageLearner(Learner):
                 cb.run = True  # fastai puts it back only at the end of a fit
                 if 'after_error' in dir(type(cb)): cb.after_error()
             raise
+        finally: self._first_batch = 0
 
     def all_batches(self):
         "Go through the batches of an epoch; those that were done before an interruption are passed over."
@@ -186,7 +187,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #33dffbdb
+# %% ../../nbs/api/35_train.learner.ipynb #20513121
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -227,7 +228,7 @@ def _batches(learn, bs, folder):
     if isinstance(bs, str):
         check_option('bs', bs, ['auto'])
         file = None if folder is None else Path(folder)/Checkpoint.file
-        bs = read_state(file)[0].get('loaders', {}).get('bs') if file and file.exists() else None
+        bs = read_about(file).get('loaders', {}).get('bs') if file and file.exists() else None
         bs = fit_batch_size(learn) if bs is None else bs
     return nullcontext() if bs is None else with_batch_size(learn, bs)
 

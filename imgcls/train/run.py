@@ -31,7 +31,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #f08767e9
+# %% ../../nbs/api/33_train.run.ipynb #3768ccc7
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
@@ -69,7 +69,9 @@ class Run:
         "Make the folder of a new run, or say why that can't be done, before any work begins."
         folder = Path(os.path.abspath(folder))
         if folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"'{folder}' isn't empty. Choose another folder for the run, or empty this one first.")
+            stopped = (folder/'checkpoints').exists()
+            go_on = ' It holds a training that was stopped: `imgcls train` goes on with it by --resume.' if stopped else ''
+            raise FileExistsError(f"'{folder}' isn't empty.{go_on} Choose another folder for the run, or empty this one first.")
         if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"'{folder}' is a file. Choose another name for the run's folder.")
         made = [o for o in (folder, *folder.parents) if not o.exists()]
         packages = package_versions('fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')

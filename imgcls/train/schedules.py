@@ -6,8 +6,8 @@
 __all__ = ['RULES', 'step_decay', 'time_decay', 'poly_decay', 'exp_decay', 'cosine_decay', 'warm_up', 'plot_schedules',
            'LRRecord', 'lr_records', 'lr_suggestions', 'suggest_lr', 'plot_lr_find', 'lr_sweep', 'plot_lr_sweep']
 
-# %% ../../nbs/api/31_train.schedules.ipynb #17cc26b4
-import math, random
+# %% ../../nbs/api/31_train.schedules.ipynb #1f9a2490
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,10 +17,12 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, sched_cos, slide, steep, valley
 from fastai.learner import Learner
+from fastai.torch_core import set_seed
 from fastcore.foundation import L
 from matplotlib.figure import Figure
 
 from ..core import DataError, check_option, figure, progress
+from ..data.loaders import seed_loaders
 from .trace import no_trace
 
 # %% ../../nbs/api/31_train.schedules.ipynb #81b71b6a
@@ -155,7 +157,7 @@ def plot_schedules(
     fig.supylabel('rate', size=9)
     return fig
 
-# %% ../../nbs/api/31_train.schedules.ipynb #df0d324a
+# %% ../../nbs/api/31_train.schedules.ipynb #a459ea8d
 @dataclass(frozen=True)
 class LRRecord:
     "One sweep of fastai's learning rate finder: the rate and the loss of each batch, up to where the loss was no number any more."
@@ -179,13 +181,6 @@ class _Watch(Callback):
     run_valid = False
     def before_fit(self): self.seen = []
     def after_batch(self): self.seen.append(self.learn.loss.detach().mean().item())
-
-
-def _reseed(learn, seed):
-    "Begin all random numbers of a training anew"
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
-    for i, dl in enumerate(learn.dls.loaders):
-        if hasattr(dl, 'rng'): dl.rng = random.Random(f'{seed}-{i}')
 
 
 def _quiet(learn): return learn.removed_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
@@ -213,7 +208,7 @@ def lr_records(
     for i in progress(range(sweeps), label='sweep'):
         watch = _Watch()
         with no_trace(learn), _quiet(learn), learn.added_cbs(watch):
-            _reseed(learn, seed + i)
+            set_seed(seed + i); seed_loaders(learn.dls, seed + i)
             Learner.lr_find(learn, start_lr=start_lr, end_lr=end_lr, num_it=num_it, show_plot=False, suggest_funcs=None)
             rates, losses, raw = (np.array([float(o) for o in values]) for values in (learn.recorder.lrs, learn.recorder.losses, watch.seen))
         n = int(np.isfinite(raw).cumprod().sum())
@@ -315,7 +310,7 @@ def plot_lr_find(
     if ax.get_legend_handles_labels()[1]: ax.legend(fontsize=7)
     return fig
 
-# %% ../../nbs/api/31_train.schedules.ipynb #fc2d5bac
+# %% ../../nbs/api/31_train.schedules.ipynb #179a1433
 def lr_sweep(
     learn:Learner, # Any fastai learner, frozen or not
     rates:list, # Learning rates to try, each for all layer groups that are trained
@@ -330,7 +325,7 @@ def lr_sweep(
     for rate in progress(rates, label='rate'):
         with no_trace(learn), _quiet(learn), learn.no_logging():
             learn.lr_finder = None  # what fastai's callbacks look for
-            _reseed(learn, seed)
+            set_seed(seed); seed_loaders(learn.dls, seed)
             learn.fit(epochs, rate)
             names = [o for o in learn.recorder.metric_names if o not in ('epoch', 'time')]
             rows += [dict(lr=rate, epoch=i, **dict(zip(names, map(float, o)))) for i, o in enumerate(learn.recorder.values)]
