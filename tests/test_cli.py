@@ -140,6 +140,17 @@ def test_stopped_and_continued(photos, tmp_path, by):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize('keep', ['best', 'last'])
+def test_which_epoch_is_saved(photos, tmp_path, keep):
+    "A rate that is far too high for the second stage: the last epoch isn't the best one"
+    options = [*small, '--freeze-epochs', '2', '--epochs', '1', '--lr', '0.5', '--seed', '7']
+    assert main(['train', str(photos), '--out', str(tmp_path/'run'), *options, '--keep', keep]) == 0
+    losses = [float(o['valid_loss']) for o in csv.DictReader(open(tmp_path/'run/history.csv'))]
+    said = [float(o['loss']) for o in csv.DictReader(open(tmp_path/'run/predictions/valid.csv'))]
+    assert min(losses) < 0.9 * losses[-1], losses
+    assert sum(said) / len(said) == pytest.approx(min(losses) if keep == 'best' else losses[-1], rel=1e-3)
+
+
 def test_resume_refusals(run, photos, tmp_path, capsys):
     assert main(['train', '--out', str(run[0]), '--resume', '--lr', '0.5']) == 1
     assert 'was begun with other settings: --lr 0.5 (it was 0.002). Leave them out' in capsys.readouterr().err

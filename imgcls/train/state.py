@@ -38,7 +38,7 @@ _log = logging.getLogger('imgcls')
 class CheckpointError(ImgclsError, ValueError):
     "A checkpoint that can't be used: the message says what differs, and what to do."
 
-# %% ../../nbs/api/26_train.state.ipynb #8a290a61
+# %% ../../nbs/api/26_train.state.ipynb #127597e2
 def _pack(o, tensors):
     "`o` as JSON can hold it; its tensors go into `tensors` by number"
     if isinstance(o, (torch.Tensor, np.ndarray)):
@@ -77,8 +77,7 @@ def save_state(
     "Write a state as one safetensors file, whole or not at all."
     tensors = {}
     header = dict(imgcls=json.dumps(about or {}), state=json.dumps(_pack(state, tensors)))
-    data = save(tensors, metadata=header)
-    with atomic_file(path, 'wb') as f: f.write(data)
+    with atomic_file(path, 'wb') as f: f.write(save(tensors, metadata=header))
 
 
 def read_about(
