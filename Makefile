@@ -34,7 +34,7 @@ demo: $(VENV)/.has-demo ## Install, then train on real images: from a first look
 .PHONY: test test-full bench
 test: $(VENV)/.has-dev ## Install, then everything that CI runs: linter and all tests (ARGS="-k name" for some)
 	$(BIN)/ruff check --output-format concise .
-	$(BIN)/python -m pytest -q -rs $(ARGS)
+	$(BIN)/python -m pytest -q -rs -n auto --dist worksteal $(ARGS)
 
 test-full: $(VENV)/.has-dev ## The same at full counts, and all notebooks as written in a Jupyter kernel; keeps its result
 	$(BIN)/ruff check --output-format concise .

@@ -18,23 +18,27 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment',
            'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader',
            'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
-           'write_hdf5', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model',
-           'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError',
-           'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer',
-           'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size',
-           'check_same', 'Checkpoint', 'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted',
-           'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state',
-           'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table',
+           'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field', 'smallest_size',
+           'activation_layers', 'ACTIVATIONS', 'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS',
+           'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS',
+           'alexnet', 'create_model', 'lenet', 'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp',
+           'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
+           'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state',
+           'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
+           'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
+           'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted', 'load_training_state', 'read_about',
+           'read_state', 'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint',
+           'EarlyStopping', 'Features', 'FeatureWriter', 'freeze_before', 'GradualUnfreezing', 'layer_table',
            'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax',
            'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find',
            'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay',
-           'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'fine_tune',
-           'image_learner', 'ImageLearner', 'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval',
-           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
-           'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference',
-           'plot_runs']
+           'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
+           'fit_features', 'predict_features', 'to_head', 'fine_tune', 'image_learner', 'ImageLearner', 'predict',
+           'draw_network', 'NetworkDrawing', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
+           'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier',
+           'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #fb5640ad
+# %% ../nbs/api/99_all.ipynb #4eee61ed
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -56,7 +60,11 @@ from .data.augment import Augmentation, augmentation, own_random, PRESETS, show_
 from .data.loaders import (effective_counts, image_block, image_loaders, ImageDL, OpenImage, seed_loaders, split_loader, TableReader, TableSplitter)
 from .data.look import plot_classes, plot_sizes, show_copies, show_samples
 from .data.folders import write_folders, write_hdf5
+from .models.arithmetic import conv_size, layer_costs, output_shape, receptive_field, smallest_size
+from imgcls.models.blocks import (activation_layers, ACTIVATIONS, Branches, conv_block, DownsampleBlock, InceptionBlock, JOINS, ResidualBlock, separable_conv,
+    separable_ratio)
 from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
+from .models.classic import (alexnet, create_model, lenet, list_models, minigooglenet, minivggnet, minixception, mlp, NETWORKS, POOLINGS, shallownet)
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
 from .train.trace import keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
@@ -64,13 +72,16 @@ from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_
 from .train.state import (check_same, Checkpoint, CheckpointError, copy_weights, describe_state, Interrupted, load_training_state, read_about, read_state,
     save_state, training_identity, training_state)
 from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
+from .train.vectors import Features, FeatureWriter
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
 from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestions, lr_sweep, LRRecord, plot_lr_find, plot_lr_sweep, plot_schedules, poly_decay,
     RULES, step_decay, suggest_lr, time_decay, warm_up)
 from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
 from .train.run import history_frame, Run
+from .train.features import extract_features, fit_features, predict_features, to_head
 from .train.learner import fine_tune, image_learner, ImageLearner, predict
+from .models.drawing import draw_network, NetworkDrawing
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .deploy.predictor import BundleError, Classifier, load_bundle
@@ -90,15 +101,19 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented',
          'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders',
          'split_loader', 'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
-         'write_hdf5', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
+         'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS',
+         'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv', 'separable_ratio',
+         'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model', 'lenet', 'list_models', 'minigooglenet', 'minivggnet',
+         'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
          'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state',
          'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory',
          'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted',
          'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state', 'AveragedWeights',
-         'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax',
-         'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep',
-         'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay',
-         'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'fine_tune', 'image_learner', 'ImageLearner',
-         'predict', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-         'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference',
-         'plot_runs']
+         'BestCheckpoint', 'EarlyStopping', 'Features', 'FeatureWriter', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table',
+         'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records',
+         'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay',
+         'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
+         'fit_features', 'predict_features', 'to_head', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'draw_network',
+         'NetworkDrawing', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion',
+         'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison',
+         'paired_difference', 'plot_runs']

@@ -287,7 +287,7 @@ def test_json(tmp_path):
 
 loop = []
 loop.append(loop)
-@pytest.mark.parametrize('value', [float('nan'), float('inf'), {1, 2}, object(), b'x', np.array([np.nan]), loop], ids=str)
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), {1, 2}, object(), b'x', np.array([np.nan]), loop], ids='nan inf set object bytes array loop'.split())
 def test_json_refuses(tmp_path, value):
     write_json(tmp_path/'o.json', 1)
     with pytest.raises((TypeError, ValueError), match="Can't write '.*o.json': JSON has no place for a value in it"): write_json(tmp_path/'o.json', dict(a=value))

@@ -237,7 +237,7 @@ def link(name, target, type):
 @pytest.mark.parametrize('data', [packed(['../evil.png']), packed(['x/../../evil.png']), packed(['/evil.png']), packed(['C:\\evil.png']),
     packed(['..\\evil.png']), packed(['../evil.png'], 'tar'), packed(['/etc/evil.png'], 'tar'),
     packed([link('train', '/etc', tarfile.SYMTYPE)], 'tar'), packed([link('train', '/etc/passwd', tarfile.LNKTYPE)], 'tar'),
-    packed([link('train', '', tarfile.FIFOTYPE)], 'tar')])
+    packed([link('train', '', tarfile.FIFOTYPE)], 'tar')], ids='zip-up zip-through zip-root zip-drive zip-backslash tar-up tar-root symlink hardlink fifo'.split())
 def test_members_that_would_escape(data, cache, server, register, tmp_path):
     before = sorted(tmp_path.rglob('*'))
     register('clothing', server.put('/a', data), sha(data))

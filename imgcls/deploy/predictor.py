@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #c5d6ef0f
+# %% ../../nbs/api/50_deploy.predictor.ipynb #1e175e73
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -56,6 +56,16 @@ def _is_vocab(o):
     return names and len(set(o)) == len(o)
 
 
+def _is_option(o): return o is None or isinstance(o, (bool, str)) or _is_number(o) and -1 <= o <= 16_384
+
+
+def _is_classic(o):
+    if not isinstance(o, dict) or set(o) != {'size', 'channels', 'options'} or not isinstance(o['options'], dict): return False
+    flat = [x for v in o['options'].values() for x in (v if isinstance(v, list) else [v])]
+    sides = o['size'] if isinstance(o['size'], list) and len(o['size']) == 2 else [o['size']]
+    return len(flat) <= 100 and all(map(_is_option, flat)) and all(map(_SIZE[1], sides)) and o['channels'] == 3
+
+
 _SIZE = _whole(8, 4096)
 _SCHEMA = {
     'model': ('an object', lambda o: isinstance(o, dict)),
@@ -75,7 +85,8 @@ _MODEL = {
     'hidden': ('a list of at most 8 whole numbers from 1 to 16,384', _is_hidden),
     'dropout': ('a number from 0 to below 1', lambda o: _is_number(o) and 0 <= o < 1),
     'pool': (f'one of {", ".join(map(repr, POOLS))}', lambda o: isinstance(o, str) and o in POOLS)}
-_MODEL_OPTIONAL = {'batch_norm': ('true or false', lambda o: type(o) is bool), 'size': _SIZE}  # they are written where they say something
+_MODEL_OPTIONAL = {'batch_norm': ('true or false', lambda o: type(o) is bool), 'size': _SIZE,  # they are written where they say something
+                   'classic': ('`size`, `channels` and `options` of a network from `create_model`', _is_classic)}
 
 
 def _present(fields, obj): return {k: v for k, v in fields.items() if k in obj}
@@ -103,7 +114,7 @@ def _read_config(file):
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #852e1e44
+# %% ../../nbs/api/50_deploy.predictor.ipynb #2f626ebf
 def _read_state(file, sha256):
     "Names and tensors of the weights, if the file is the one with this hash"
     from safetensors import SafetensorError
@@ -115,11 +126,15 @@ def _read_state(file, sha256):
     except (SafetensorError, ValueError, KeyError, RuntimeError) as e: raise BundleError(f"'{file}' can't be read as safetensors: {e}") from e
 
 
-def _load_state(model, state, file):
+def _check_state(model, state, file):
     want, have = ({k: (v.shape, v.dtype) for k, v in o.items()} for o in (model.state_dict(), state))
     wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
     if wrong: raise BundleError(f"'{file}' doesn't fit the network that classifier.json describes: {len(wrong)} of {len(want)} tensors "
                                 f"are missing, too many or of another shape: {shorten(wrong)}")
+
+
+def _load_state(model, state, file):
+    _check_state(model, state, file)
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise BundleError(f"'{file}' holds values that aren't finite numbers, in {shorten(bad)}")
     model.load_state_dict(state)
@@ -267,7 +282,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in items]
     return items, pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #2ee30a80
+# %% ../../nbs/api/50_deploy.predictor.ipynb #7e1913c2
 def load_bundle(
     path:str|Path, # Folder that `save_bundle` made
     *,
@@ -283,7 +298,10 @@ def load_bundle(
     config = _read_config(folder/'classifier.json')
     state = _read_state(folder/'model.safetensors', config['sha256'])
     with torch.random.fork_rng(devices=()):  # the weights that are drawn first are replaced: they must not move anybody's random numbers
-        try: model = model_from_config(config['model'], module=module)
-        except (ValueError, RuntimeError) as e: raise BundleError(f"'{folder/'classifier.json'}': {e}") from e
+        try:
+            if 'classic' in config['model']:  # its options are free, so that its weights are counted before there is memory for them
+                with torch.device('meta'): _check_state(model_from_config(config['model']), state, folder/'model.safetensors')
+            model = model_from_config(config['model'], module=module)
+        except (ValueError, TypeError, RuntimeError) as e: raise e if isinstance(e, BundleError) else BundleError(f"'{folder/'classifier.json'}': {e}") from e
     _load_state(model, state, folder/'model.safetensors')
     return Classifier(model, config, compute=apply_compute(compute, device=device))

@@ -6,7 +6,7 @@
 __all__ = ['EMBEDDED', 'WeightsError', 'InputNorm', 'Body', 'qualified_name', 'layer_groups', 'make_body', 'image_model',
            'model_from_config']
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #0ef3a366
+# %% ../../nbs/api/22_models.pretrained.ipynb #da25ace0
 import difflib, logging, sys
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..core import ImgclsError
+from .classic import NETWORKS, create_model
 from .layers import image_head
 
 _log = logging.getLogger('imgcls')
@@ -60,13 +61,14 @@ class Body(nn.Module):
         if self.layout == 'NHWC': return out.permute(0, 3, 1, 2)
         return self.net.forward_head(out, pre_logits=True) if self.layout == 'tokens' else out
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #4de28bf4
+# %% ../../nbs/api/22_models.pretrained.ipynb #4437e1ed
 EMBEDDED = {'efficientnet_lite0': 'tf_efficientnet_lite0'}  # name -> the same network in timm
 _TORCHVISION = {'alexnet', 'convnext', 'densenet', 'efficientnet', 'mnasnet', 'mobilenetv2', 'mobilenetv3', 'regnet', 'resnet', 'shufflenetv2', 'squeezenet', 'vgg'}
 
 
 def _known(source):
     if source == 'embedded': return list(EMBEDDED)
+    if source == 'classic': return list(NETWORKS)
     if source == 'timm':
         import timm
         return timm.list_models()
@@ -76,7 +78,7 @@ def _known(source):
 
 def qualified_name(
     arch:str, # Name, or a function of torchvision.models
-)->str: # 'embedded/…', 'timm/…' or 'torchvision/…'
+)->str: # 'embedded/…', 'timm/…', 'torchvision/…' or 'classic/…'
     "The full name of a backbone: where it comes from, and what it is called there."
     if callable(arch) and getattr(arch, '__module__', '').startswith('torchvision.models'): source, name = 'torchvision', arch.__name__
     elif not isinstance(arch, str):
@@ -84,8 +86,8 @@ def qualified_name(
     else:
         source, _, name = arch.rpartition('/')
         if not source: source = 'embedded' if name in EMBEDDED else 'timm'
-    if source not in ('embedded', 'timm', 'torchvision'):
-        raise ValueError(f"`arch` must begin with 'embedded/', 'timm/' or 'torchvision/', or be a bare name, got {arch!r}")
+    if source not in ('embedded', 'timm', 'torchvision', 'classic'):
+        raise ValueError(f"`arch` must begin with 'embedded/', 'timm/' or 'torchvision/' ('classic/' for a network without weights), or be a bare name, got {arch!r}")
     known = _known(source)
     if name.split('.')[0] not in known:  # timm's names may end in a tag of the weights, '.a1_in1k'
         near = difflib.get_close_matches(name, known, n=3)
@@ -177,7 +179,7 @@ def _timm_body(source, name, pretrained, weights):
     cfg = net.pretrained_cfg
     return Body(net, InputNorm(tuple(cfg['mean']), tuple(cfg['std'])), timm=True)
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #b6feb78d
+# %% ../../nbs/api/22_models.pretrained.ipynb #85e647ad
 _PROBE_SIZES = 64, 96, 128, 192, 224, 256, 288, 336, 384, 448, 512
 
 
@@ -191,7 +193,7 @@ def _units(net):
 def _probe_sizes(body):
     "Sizes to try, and at last the one that the network was made for, if it tells: vision transformers take no other"
     made_for = getattr(body.net, 'pretrained_cfg', None) if body.timm else None
-    return _PROBE_SIZES + ((made_for['input_size'][-1],) if made_for else ())
+    return getattr(body, 'sizes', _PROBE_SIZES) + ((made_for['input_size'][-1],) if made_for else ())
 
 
 def _probe(body, size=None):
@@ -200,16 +202,16 @@ def _probe(body, size=None):
     def see(unit, args, out):
         if isinstance(out, torch.Tensor): sides.setdefault(unit, min(out.shape[1:3] if body.layout == 'NHWC' else out.shape[2:4]) if out.ndim == 4 else None)
     hooks = [u.register_forward_hook(see) for u in units]
-    device = next((p.device for p in body.parameters()), torch.device('cpu'))
+    device, sizes = next((p.device for p in body.parameters()), torch.device('cpu')), _probe_sizes(body) if size is None else (size,)
     try:
         body.eval()
-        for side in _probe_sizes(body) if size is None else (size,):
+        for side in sizes:
             sides.clear()
             try:
-                with torch.no_grad(): return body(torch.zeros(1, 3, side, side, device=device)), sides
+                with torch.no_grad(): return body(torch.zeros(1, 3, *(side if isinstance(side, (tuple, list)) else (side, side)), device=device)), sides
             except (RuntimeError, AssertionError, ValueError, IndexError) as e: error = e
         if size is not None: raise ValueError(f'a photo of {size} px does not go through the network: {error}') from error
-        raise ValueError(f'no image size from {_PROBE_SIZES[0]} to {_PROBE_SIZES[-1]} px went through the network; at the last: {error}') from error
+        raise ValueError(f'no image size from {sizes[0]} to {sizes[-1]} px went through the network; at the last: {error}') from error
     finally:
         for hook in hooks: hook.remove()
         for module, mode in was: module.training = mode
@@ -251,7 +253,7 @@ def layer_groups(
     params = dict(model.named_parameters())
     return [[params[name] for name in names] for names in model.group_names]
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #162893bd
+# %% ../../nbs/api/22_models.pretrained.ipynb #e02f28f5
 def _set_layout(body):
     "Find out what `body` gives: its layout, and the number of features"
     out, _ = _probe(body)
@@ -272,6 +274,25 @@ def _map_size(body, size):
     if size is None: raise ValueError("`pool='flatten'` needs `size`, the side of the photos in pixels, because the head is made for maps of one size: give `size=`, or pool")
     out, _ = _probe(body, size)
     return tuple(out.shape[2:])
+
+
+def _classic_parts(arch, n_classes, *, size, normalize, weights):
+    "Body and head of a classic network, given by name or as it comes from `create_model`, and what it is made of"
+    if isinstance(arch, str):
+        if size is None: raise ValueError(f'{arch!r} is made for one image size: give `size`, the side of the images in pixels')
+        arch = create_model(qualified_name(arch), n_classes, size=size)
+    about = arch.config
+    for what, expected in (('n_classes', n_classes), ('channels', 3)):
+        if about[what] != expected: raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
+    if weights is not None: _load_matching(arch[0], _read_weights(weights), f'the weights in {str(weights)!r}')
+    body, _ = _own_body(arch[0], normalize)
+    body.sizes = about['size'],
+    return body, arch[1], about
+
+
+def _is_classic(arch):
+    if isinstance(arch, str): return arch.startswith('classic/')
+    return isinstance(getattr(arch, 'config', None), dict) and 'options' in arch.config and len(arch) == 2
 
 
 def _own_body(module, normalize):
@@ -307,24 +328,31 @@ def image_model(
     dropout:float=0.5, # As in `image_head`
     pool:str='concat', # As in `image_head`: 'avg', 'max', 'concat' or 'flatten'
     batch_norm:bool=True, # Batch norm in the head, as in `image_head`
-    size:int|None=None, # Side of the photos in pixels; needed for `pool='flatten'` and of no meaning otherwise
+    size:int|None=None, # Side of the images in pixels; needed for `pool='flatten'` and for a classic network by name, tried as well for your own module
 )->nn.Sequential: # Body and head, with `config` (what it is made of) and `group_names` (its layer groups)
     "Put a new head for `n_classes` on a pretrained body."
-    body, name = make_body(arch, pretrained=pretrained, weights=weights, normalize=normalize)
-    n_features = _set_layout(body)
-    vectors = body.layout in ('vector', 'tokens')
-    flat = pool == 'flatten' and not vectors
-    done = isinstance(arch, nn.Module) and body.layout == 'vector' and n_features == n_classes
-    head = nn.Identity() if done else image_head(n_features, n_classes, hidden=hidden, dropout=dropout, pool=None if vectors else pool,
-                                                 batch_norm=batch_norm, map_size=_map_size(body, size) if flat else None)
+    own, more = isinstance(arch, nn.Module), {} if batch_norm else dict(batch_norm=False)
+    if _is_classic(arch):
+        body, head, about = _classic_parts(arch, n_classes, size=size, normalize=normalize, weights=weights)
+        name, more = about['arch'], dict(classic={k: about[k] for k in ('size', 'channels', 'options')})
+        _set_layout(body)
+    else:
+        body, name = make_body(arch, pretrained=pretrained, weights=weights, normalize=normalize)
+        if own and size is not None: body.sizes, more = tuple(sorted({*_PROBE_SIZES, size})), more | dict(size=size)
+        n_features = _set_layout(body)
+        vectors = body.layout in ('vector', 'tokens')
+        flat = pool == 'flatten' and not vectors
+        if flat: more = more | dict(size=size)
+        done = own and body.layout == 'vector' and n_features == n_classes
+        head = nn.Identity() if done else image_head(n_features, n_classes, hidden=hidden, dropout=dropout, pool=None if vectors else pool,
+                                                     batch_norm=batch_norm, map_size=_map_size(body, size) if flat else None)
     norm = [body.norm.mean.flatten().tolist(), body.norm.std.flatten().tolist()] if isinstance(body.norm, InputNorm) else None
     model = nn.Sequential(body, head)
-    model.config = dict(arch=name, n_classes=n_classes, normalize=norm, hidden=list(hidden), dropout=dropout, pool=pool)
-    model.config |= ({} if batch_norm else dict(batch_norm=False)) | (dict(size=size) if flat else {})
+    model.config = dict(arch=name, n_classes=n_classes, normalize=norm, hidden=list(hidden), dropout=dropout, pool=pool) | more
     model.group_names = _find_groups(model)
     return model
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #4f921f36
+# %% ../../nbs/api/22_models.pretrained.ipynb #03461518
 def model_from_config(
     config:dict, # `config` of a model from `image_model`
     *,
@@ -332,6 +360,7 @@ def model_from_config(
 )->nn.Sequential: # The same layers with random weights
     "Build the network that `config` describes, without weights."
     options = {k: config[k] for k in ('n_classes', 'normalize', 'hidden', 'dropout', 'pool')} | {k: config[k] for k in ('batch_norm', 'size') if k in config}
-    if config['arch'] is None and module is None:
+    if classic := config.get('classic'): module = create_model(config['arch'], config['n_classes'], size=classic['size'], channels=classic['channels'], **classic['options'])
+    elif config['arch'] is None and module is None:
         raise TypeError('this model was made of your own nn.Module, which is not stored: pass a fresh one as `module`')
-    return image_model(config['arch'] or module, pretrained=False, **options)
+    return image_model(module if classic or config['arch'] is None else config['arch'], pretrained=False, **options)

@@ -108,7 +108,7 @@ class ImageLearner(Learner):
             self.compute = was
             _lay_out(self.model, was)
 
-# %% ../../nbs/api/35_train.learner.ipynb #e9c4862b
+# %% ../../nbs/api/35_train.learner.ipynb #ac0cbcb7
 def _without_normalize(dls):
     "Copies of the loaders without `Normalize`"
     loaders = []
@@ -170,7 +170,7 @@ def image_learner(
     **kwargs
 )->ImageLearner: # Its body is frozen if it is pretrained, as in fastai
     "Make a learner: a pretrained body with its own normalization, a new head, layer groups, this machine's compute policy. `opt_func` may be a name of `OPTIMIZERS`."
-    pretrained = (pretrained or weights is not None) and not isinstance(arch, nn.Module)
+    pretrained = (pretrained or weights is not None) and not isinstance(arch, nn.Module) and not str(arch).startswith('classic/')
     bn_eval = pretrained if bn_eval is None else bn_eval
     chosen = apply_compute(compute, device=str(dls.device))
     model = image_model(arch, _n_classes(dls), pretrained=pretrained, weights=weights, normalize=normalize, hidden=hidden, dropout=dropout, pool=pool,
