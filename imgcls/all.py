@@ -7,38 +7,40 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'ImgclsError', 'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_json', 'shorten',
            'write_json', 'Predictions', 'eval_image', 'fit_short_side', 'ImageError', 'open_image', 'probe_image',
            'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute', 'compute_report', 'run_as',
-           'tune_allocator', 'check_folder', 'find_column', 'IMAGE_SUFFIXES', 'is_list', 'list_image_files',
-           'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans', 'Scan', 'scan_images',
-           'check_columns', 'class_vocab', 'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label',
-           'join_labels', 'merge_classes', 'split_labels', 'tidy_labels', 'to_indices', 'to_one_hot', 'usable_rows',
-           'fold_table', 'folder_splits', 'read_split', 'split_name', 'split_table', 'use_fold', 'write_split',
-           'list_samples', 'sample', 'check_table', 'image_table', 'read_table', 'set_aside', 'table_counts',
-           'table_fingerprint', 'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS',
-           'cache_bytes', 'choose_presize', 'list_caches', 'Presize', 'presize_cache', 'PresizeCache', 'remove_cache',
-           'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment',
-           'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader',
-           'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
-           'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field', 'smallest_size',
-           'activation_layers', 'ACTIVATIONS', 'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS',
-           'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS',
-           'alexnet', 'create_model', 'lenet', 'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp',
-           'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
-           'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state',
-           'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
+           'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder', 'find_column',
+           'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files', 'find_copies', 'SIDE',
+           'forget_scans', 'Scan', 'scan_images', 'check_columns', 'class_vocab', 'find_labels', 'from_indices',
+           'from_one_hot', 'is_multi_label', 'join_labels', 'merge_classes', 'split_labels', 'tidy_labels',
+           'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split', 'split_name',
+           'split_table', 'use_fold', 'write_split', 'list_samples', 'sample', 'check_table', 'image_table',
+           'read_table', 'set_aside', 'table_counts', 'table_fingerprint', 'table_root', 'write_table', 'audit',
+           'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches', 'Presize',
+           'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS',
+           'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders',
+           'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader', 'TableReader', 'TableSplitter', 'plot_classes',
+           'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size', 'layer_costs',
+           'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS', 'Branches',
+           'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv',
+           'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model', 'lenet',
+           'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet',
+           'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
+           'qualified_name', 'WeightsError', 'copy_weights', 'keep_random', 'load_random_state', 'no_trace',
+           'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
            'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
-           'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted', 'load_training_state', 'read_about',
-           'read_state', 'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint',
-           'EarlyStopping', 'Features', 'FeatureWriter', 'freeze_before', 'GradualUnfreezing', 'layer_table',
-           'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax',
-           'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find',
-           'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay',
-           'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
-           'fit_features', 'predict_features', 'to_head', 'fine_tune', 'image_learner', 'ImageLearner', 'predict',
-           'draw_network', 'NetworkDrawing', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-           'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError', 'Classifier',
-           'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state',
+           'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
+           'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
+           'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
+           'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
+           'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
+           'history_frame', 'Run', 'extract_features', 'fit_features', 'frozen_features', 'on_features',
+           'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner',
+           'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate',
+           'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
+           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare',
+           'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #4eee61ed
+# %% ../nbs/api/99_all.ipynb #dda98c7e
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -46,6 +48,7 @@ from .core import (atomic_file, atomic_folder, available_cores, cache_folder, ch
 from .predictions import Predictions
 from .images import eval_image, fit_short_side, ImageError, open_image, probe_image, REASONS
 from .compute import apply_compute, bf16_reason, choose_compute, Compute, compute_report, run_as, tune_allocator
+from .train.vectors import estimator_probs, Features, FeatureWriter
 from .data.files import check_folder, find_column, IMAGE_SUFFIXES, is_list, list_image_files, listed_files, unlisted_files
 from .data.copies import find_copies, SIDE
 from .data.scan import forget_scans, Scan, scan_images
@@ -66,22 +69,22 @@ from imgcls.models.blocks import (activation_layers, ACTIVATIONS, Branches, conv
 from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
 from .models.classic import (alexnet, create_model, lenet, list_models, minigooglenet, minivggnet, minixception, mlp, NETWORKS, POOLINGS, shallownet)
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
-from .train.trace import keep_random, load_random_state, no_trace, random_state
+from .train.trace import copy_weights, keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
 from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_guard, OutOfMemory, with_batch_size
-from .train.state import (check_same, Checkpoint, CheckpointError, copy_weights, describe_state, Interrupted, load_training_state, read_about, read_state,
-    save_state, training_identity, training_state)
+from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, Interrupted, load_training_state, read_about, read_state, save_state,
+    training_identity, training_state)
 from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
-from .train.vectors import Features, FeatureWriter
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
 from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestions, lr_sweep, LRRecord, plot_lr_find, plot_lr_sweep, plot_schedules, poly_decay,
     RULES, step_decay, suggest_lr, time_decay, warm_up)
 from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
 from .train.run import history_frame, Run
-from .train.features import extract_features, fit_features, predict_features, to_head
+from .train.features import extract_features, fit_features, frozen_features, on_features, predict_features, weights_hash, why_not_cached
 from .train.learner import fine_tune, image_learner, ImageLearner, predict
 from .models.drawing import draw_network, NetworkDrawing
+from .train.heads import check_estimator, is_head, to_head
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .deploy.predictor import BundleError, Classifier, load_bundle
@@ -92,28 +95,28 @@ from .comparison import compare, Comparison, paired_difference, plot_runs
 _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folder', 'check_option', 'DataError', 'figure', 'ImgclsError',
          'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_json', 'shorten', 'write_json', 'Predictions', 'eval_image',
          'fit_short_side', 'ImageError', 'open_image', 'probe_image', 'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute',
-         'compute_report', 'run_as', 'tune_allocator', 'check_folder', 'find_column', 'IMAGE_SUFFIXES', 'is_list', 'list_image_files',
-         'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans', 'Scan', 'scan_images', 'check_columns', 'class_vocab',
-         'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels', 'merge_classes', 'split_labels', 'tidy_labels',
-         'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split', 'split_name', 'split_table', 'use_fold',
-         'write_split', 'list_samples', 'sample', 'check_table', 'image_table', 'read_table', 'set_aside', 'table_counts', 'table_fingerprint',
-         'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches',
-         'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS', 'show_augmented',
-         'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders',
-         'split_loader', 'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders',
-         'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS',
-         'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv', 'separable_ratio',
-         'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model', 'lenet', 'list_models', 'minigooglenet', 'minivggnet',
-         'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups',
-         'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'keep_random', 'load_random_state', 'no_trace', 'random_state',
-         'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory',
-         'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError', 'copy_weights', 'describe_state', 'Interrupted',
-         'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state', 'AveragedWeights',
-         'BestCheckpoint', 'EarlyStopping', 'Features', 'FeatureWriter', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table',
-         'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records',
-         'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay',
-         'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
-         'fit_features', 'predict_features', 'to_head', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'draw_network',
-         'NetworkDrawing', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion',
-         'plot_history', 'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison',
-         'paired_difference', 'plot_runs']
+         'compute_report', 'run_as', 'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder', 'find_column',
+         'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans', 'Scan',
+         'scan_images', 'check_columns', 'class_vocab', 'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels',
+         'merge_classes', 'split_labels', 'tidy_labels', 'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split',
+         'split_name', 'split_table', 'use_fold', 'write_split', 'list_samples', 'sample', 'check_table', 'image_table', 'read_table',
+         'set_aside', 'table_counts', 'table_fingerprint', 'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS',
+         'cache_bytes', 'choose_presize', 'list_caches', 'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation',
+         'augmentation', 'own_random', 'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block',
+         'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader', 'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes',
+         'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field',
+         'smallest_size', 'activation_layers', 'ACTIVATIONS', 'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS',
+         'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model',
+         'lenet', 'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED',
+         'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'copy_weights',
+         'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size',
+         'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError',
+         'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state',
+         'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy',
+         'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
+         'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr',
+         'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
+         'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner',
+         'ImageLearner', 'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate',
+         'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
+         'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Study']
 
-# %% ../nbs/api/60_study.ipynb #dfc1c1dc
+# %% ../nbs/api/60_study.ipynb #7405089d
 import hashlib, json, platform, time
 from collections.abc import Callable
 from datetime import datetime
@@ -24,8 +24,7 @@ from .core import DataError, atomic_file, available_cores, check_option, import_
 from .data.loaders import seed_loaders
 from .train.callbacks import History
 from .train.learner import predict
-from .train.state import copy_weights
-from .train.trace import keep_random
+from .train.trace import copy_weights, keep_random
 
 # %% ../nbs/api/60_study.ipynb #c70cbff9
 _SCHEMA = 1

@@ -1,5 +1,5 @@
 """A learner, saved and loaded again: the same answers, whole or not at all, and a card that says what is known."""
-import hashlib, json, os, re, subprocess, sys
+import hashlib, json, os, pickle, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from imgcls.data.loaders import image_loaders
+from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.deploy import bundle as module
 from imgcls.deploy.bundle import save_bundle
-from imgcls.deploy.predictor import load_bundle
+from imgcls.deploy.predictor import BundleError, load_bundle
 from imgcls.evaluate.metrics import accuracy_estimate
 from imgcls.train.learner import fine_tune, image_learner, predict
 
@@ -215,3 +216,92 @@ assert 'fastai' not in sys.modules'''
     here, there = load_bundle(saved, compute='fp32').predict(photos), pd.read_csv(tmp_path/'answers.csv')
     assert (here['label'].fillna('') == there['label'].fillna('')).all() and np.allclose(here['probability'], there['probability'], atol=1e-6, equal_nan=True)
     assert there['error'].str.startswith('truncated').sum() == 1
+
+
+# --- Estimators of scikit-learn ------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def fitted(tmp_path_factory):
+    "A learner with random weights, features of it, and a bundle with a support vector machine"
+    from sklearn.svm import SVC
+
+    from imgcls.train.features import extract_features, fit_features
+    table = image_table(sample('digits')).groupby(['label', 'split']).head(4)
+    learn = image_learner(image_loaders(table, size=16, bs=8, augment='none', num_workers=0, check=None), 'timm/resnet18', pretrained=False, compute='fp32')
+    features = extract_features(learn, learn.dls)
+    machine = fit_features(features, SVC(break_ties=True))
+    return SimpleNamespace(learn=learn, features=features, machine=machine, table=table, bundle=save_bundle(learn, tmp_path_factory.mktemp('svc')/'b', estimator=machine))
+
+
+@pytest.mark.parametrize('pool', ['avg', 'concat', 'flatten'])
+@pytest.mark.parametrize('kind', ['SVC', 'LinearSVC', 'RidgeClassifier', 'PCA + LogisticRegression', 'LogisticRegression', 'MLPClassifier'])
+def test_estimator_answers_from_the_bundle(fitted, tmp_path, kind, pool):
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import SVC, LinearSVC
+
+    from imgcls.train.features import extract_features, fit_features, predict_features
+    made = dict(SVC=SVC(break_ties=True), LinearSVC=LinearSVC(), RidgeClassifier=RidgeClassifier(), LogisticRegression=LogisticRegression(C=0.1, max_iter=300),
+                MLPClassifier=MLPClassifier((8,), max_iter=20), **{'PCA + LogisticRegression': make_pipeline(PCA(5), LogisticRegression())})[kind]
+    features = extract_features(fitted.learn, fitted.learn.dls, pool=pool)
+    estimator = fit_features(features, made)
+    before = [p.clone() for p in fitted.learn.model.parameters()]
+    bundle = save_bundle(fitted.learn, tmp_path/'b', estimator=estimator)
+    assert all(torch.equal(a, b) for a, b in zip(before, fitted.learn.model.parameters()))
+    assert (bundle/'estimator.skops').exists() == (kind not in ('LogisticRegression', 'MLPClassifier'))
+    preds = load_bundle(bundle, compute='fp32').predictions(fitted.table[fitted.table['split'] == 'valid'])
+    want = predict_features(estimator, features)
+    np.testing.assert_allclose(preds.probs, want.probs, atol=1e-4)
+    assert list(preds.items) == list(want.items)
+
+
+def test_an_estimator_that_could_do_harm_is_named(fitted, tmp_path, caplog):
+    from sklearn.ensemble import RandomForestClassifier
+
+    from imgcls.train.features import fit_features, predict_features
+    forest = fit_features(fitted.features, RandomForestClassifier(5, random_state=0))
+    with caplog.at_level('WARNING', 'imgcls'): bundle = save_bundle(fitted.learn, tmp_path/'b', estimator=forest)
+    assert "must say trusted=['sklearn.tree._tree.Tree']" in caplog.text
+    with pytest.raises(BundleError, match='could do harm if somebody made them on purpose: sklearn.tree._tree.Tree'): load_bundle(bundle)
+    preds = load_bundle(bundle, compute='fp32', trusted=['sklearn.tree._tree.Tree']).predictions(fitted.table[fitted.table['split'] == 'valid'])
+    np.testing.assert_allclose(preds.probs, predict_features(forest, fitted.features).probs, atol=1e-3)
+
+
+def test_bad_estimator_files(fitted, tmp_path):
+    def changed(data=None, **fields):
+        folder = tmp_path/f'b{len(list(tmp_path.iterdir()))}'
+        shutil.copytree(fitted.bundle, folder)
+        about = json.loads((folder/'classifier.json').read_text())
+        if data is not None:
+            (folder/'estimator.skops').write_bytes(data)
+            about['estimator'] = dict(sha256=hashlib.sha256(data).hexdigest())
+        (folder/'classifier.json').write_text(json.dumps({k: v for k, v in (about | fields).items() if v is not None}))
+        return folder
+    whole = (fitted.bundle/'estimator.skops').read_bytes()
+    class Evil:
+        def __reduce__(self): return exec, ('raise SystemExit(3)',)
+    with zipfile.ZipFile(tmp_path/'bomb.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('schema.json', '{"a":' * 10**5)
+    for data in (b'', whole[:-50], pickle.dumps(Evil()), (tmp_path/'bomb.zip').read_bytes()):
+        with pytest.raises(BundleError, match="can't be read as an estimator"): load_bundle(changed(data))
+    with pytest.raises(BundleError, match='SHA-256 differs'): load_bundle(changed(estimator=dict(sha256='0' * 64)))
+    with pytest.raises(BundleError, match='belong together'): load_bundle(changed(estimator=None))
+    with pytest.raises(BundleError, match='`estimator` must be an object'): load_bundle(changed(estimator='svc'))
+    other = changed()
+    (other/'estimator.skops').unlink()
+    with pytest.raises(BundleError, match='it has no file estimator.skops'): load_bundle(other)
+    about = json.loads((fitted.bundle/'classifier.json').read_text())
+    with pytest.raises(BundleError, match='the estimator knows classes that the features lack'): load_bundle(changed(vocab=[f'x{o}' for o in about['vocab']]))
+
+
+@pytest.mark.parametrize('arch', ['classic/lenet', 'classic/minivggnet', 'classic/mlp'])
+def test_classic_networks_in_bundles(fitted, tmp_path, arch):
+    dls = image_loaders(fitted.table, size=28, bs=8, augment='none', num_workers=0, check=None)
+    learn = image_learner(dls, arch, compute='fp32')
+    bundle = save_bundle(learn, tmp_path/'b')
+    np.testing.assert_allclose(load_bundle(bundle, compute='fp32').predictions(dls.table[dls.table['split'] == 'valid']).probs, predict(learn).probs, atol=1e-5)
+    about = json.loads((bundle/'classifier.json').read_text())
+    for options, text in ((dict(hidden=[16384] * 90), 'tensors'), (dict(kernel=0), ''), (dict(depth=3), 'has no option'), (dict(hidden=[10**9]), '`size`, `channels` and `options`'), ('x', '`size`, `channels`')):
+        new = about['model']['classic'] | dict(options=about['model']['classic']['options'] | options if isinstance(options, dict) else options)
+        (bundle/'classifier.json').write_text(json.dumps(about | dict(model=about['model'] | dict(classic=new))))
+        with pytest.raises(BundleError, match=text): load_bundle(bundle)

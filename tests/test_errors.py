@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from fastai.learner import Learner
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import imgcls.all as public
@@ -52,6 +54,12 @@ def w(tmp_path_factory):
 
 def enter(manager):
     with manager: pass
+
+
+def few_features(vocab=('a', 'b')): return public.Features(np.eye(2, dtype='float32'), [0, 1], list(vocab), items=['a.png', 'b.png'], splits=['train', 'train'], provenance=dict(pool='avg'))
+
+
+def fitted(vocab=('a', 'b')): return public.fit_features(few_features(vocab), LogisticRegression())
 
 
 def raise_memory(learn):
@@ -342,13 +350,60 @@ rows = {
     'plot_runs: no runs': (lambda w: public.plot_runs(public.Study(w.folder/'s')), DataError, 'there are no runs in'),
     'paired_difference: other images': (lambda w: public.paired_difference([True]*3, [True]*4), DataError, 'must be about the same images, got 3 and 4'),
     'paired_difference: level': (lambda w: public.paired_difference([True], [True], level=95), ValueError, '`level` must lie between 0 and 1, got 95'),
+    'conv_size: too small': (lambda w: public.conv_size(4, 5), ValueError, 'the size must be at least 5'),
+    'conv_size: stride': (lambda w: public.conv_size(8, 3, 0), ValueError, '`stride` must be a whole number of at least 1, got 0'),
+    'output_shape: a list': (lambda w: public.output_shape([nn.Flatten()], 8), TypeError, '`model` must be an nn.Module, got list'),
+    'output_shape: size': (lambda w: public.output_shape(nn.Flatten(), 0, channels=3), ValueError, '`size` must be a whole number of pixels'),
+    'smallest_size: none': (lambda w: public.smallest_size(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(7, 3))), ValueError, 'does not go through this Sequential'),
+    'receptive_field: text': (lambda w: public.receptive_field(['conv']), TypeError, '`layers` must be a module, a list of modules'),
+    'layer_costs: size': (lambda w: public.layer_costs(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3)), 8), ValueError, 'does not go through'),
+    'draw_network: size': (lambda w: public.draw_network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3)), 8), ValueError, 'does not go through'),
+    'NetworkDrawing: file': (lambda w: public.draw_network(nn.Conv2d(3, 4, 3), 8).save('net.png'), ValueError, "`path` must end in '.svg', got 'net.png'"),
+    'conv_block: activation': (lambda w: public.conv_block(3, 4, activation='rela'), ValueError, "got 'rela'. Did you mean 'relu'?"),
+    'activation_layers: name': (lambda w: public.activation_layers('rela'), ValueError, "got 'rela'. Did you mean 'relu'?"),
+    'separable_conv: activation': (lambda w: public.separable_conv(3, 4, activation='rela'), ValueError, "got 'rela'. Did you mean 'relu'?"),
+    'separable_ratio: nothing': (lambda w: public.separable_ratio(0), ValueError, '`n_out` and `kernel` must be at least 1, got 0 and 3'),
+    'Branches: join': (lambda w: public.Branches(join='sum'), ValueError, "`join` must be one of 'concatenate', 'add', got 'sum'"),
+    'create_model: name': (lambda w: public.create_model('lenett', 3, size=32), ValueError, "no classic network 'lenett'. Did you mean 'lenet'"),
+    'create_model: option': (lambda w: public.create_model('lenet', 3, size=32, depth=3), TypeError, "lenet has no option 'depth'"),
+    'create_model: classes': (lambda w: public.create_model('lenet', 0, size=32), ValueError, '`n_classes` must be a whole number of at least 1, got 0'),
+    'create_model: size': (lambda w: public.create_model('alexnet', 3, size=20), ValueError, 'images of 20 px are too small for this network: they must have at least'),
+    'mlp: hidden': (lambda w: public.mlp(3, 8, hidden=()), ValueError, '`hidden` must have at least one size, such as (512,)'),
+    'shallownet: size': (lambda w: public.shallownet(3, 0), ValueError, 'images of 0 px are too small for this network: they must have at least 1 px'),
+    'lenet: pool': (lambda w: public.lenet(3, 32, pool='mean'), ValueError, "`pool` must be one of 'max', 'avg', got 'mean'"),
+    'minivggnet: dropout': (lambda w: public.minivggnet(3, 32, dropout=2), ValueError, '`dropout` must be at least 0 and below 1, got'),
+    'alexnet: lists': (lambda w: public.alexnet(3, 227, filters=(8, 8)), ValueError, '`filters`, `kernels` and `strides` must be equally long, got 2, 5 and 5'),
+    'minigooglenet: size': (lambda w: public.minigooglenet(3, 4), ValueError, 'images of 4 px are too small for this network'),
+    'minixception: dropout': (lambda w: public.minixception(3, 64, dropout=-1), ValueError, '`dropout` must be at least 0 and below 1, got'),
+    'image_model: classic': (lambda w: image_model('classic/lenet', 3), ValueError, "'classic/lenet' is made for one image size: give `size`"),
+    'image_model: classes of a classic': (lambda w: image_model(public.create_model('lenet', 10, size=32), 3), ValueError, 'this classic/lenet was made with n_classes=10, and 3 is needed'),
+    'Features: rows': (lambda w: public.Features(np.eye(3), [0, 1, 0], ['a', 'b'], items=['x'], splits=['train'] * 3), DataError, '`items` must have 3 rows, as `vectors` has, got 1'),
+    'Features: file': (lambda w: public.Features.load(w.folder/'gone'), FileNotFoundError, 'there are no features in'),
+    'Features: another file': (lambda w: public.Features.load(w.photos), DataError, "can't be read as features"),
+    'FeatureWriter: numbers': (lambda w: public.FeatureWriter(few_features(), 2).add([[0, np.nan]]), DataError, 'the features of a.png are not finite float32 numbers'),
+    'extract_features: pool': (lambda w: public.extract_features(w.learn, w.dls, pool='mean'), ValueError, "`pool` must be one of 'avg', 'max', 'concat', 'flatten', got 'mean'"),
+    'extract_features: views': (lambda w: public.extract_features(w.learn, w.dls, augment_views=0), ValueError, '`augment_views` and `bs` must be 1 or more, got 0 and 64'),
+    'extract_features: split': (lambda w: public.extract_features(w.learn, w.dls, splits='test'), DataError, 'there are no usable images in test'),
+    'extract_features: loaders': (lambda w: public.extract_features(w.learn, w.plain.dls, size=32), TypeError, 'size: the loaders have their own'),
+    'fit_features: a class': (lambda w: public.fit_features(few_features(), dict), TypeError, '`estimator` must be an object with a method `fit`'),
+    'predict_features: not fitted': (lambda w: public.predict_features(LogisticRegression(), few_features()), TypeError, '`estimator` must be a fitted classifier'),
+    'estimator_probs: classes': (lambda w: public.estimator_probs(fitted(), np.eye(2), ['a', 'c']), DataError, 'the estimator knows classes that the features lack: b; they have a, c'),
+    'frozen_features: views': (lambda w: public.frozen_features(w.learn, 0), ValueError, '`views` must be 1 or more, got 0'),
+    'to_head: forest': (lambda w: public.to_head(RandomForestClassifier()), TypeError, 'or a pipeline of StandardScaler and one of them, got RandomForestClassifier'),
+    'to_head: not fitted': (lambda w: public.to_head(LogisticRegression()), TypeError, '`estimator` must be fitted by `fit_features`'),
+    'to_head: another body': (lambda w: public.to_head(fitted(['cat', 'dog']), learn=w.learn), DataError, 'the estimator was fitted to features of another body, or the body was trained since'),
+    'check_estimator: classes': (lambda w: public.check_estimator(fitted(), w.learn), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
+    'fine_tune: cached': (lambda w: fine_tune(w.learn, 1, cached='yes'), ValueError, "`cached` must be 'auto', False, or a number of views, got 'yes'"),
+    'fine_tune: not cached': (lambda w: fine_tune(w.learn, 1, freeze_epochs=2, cached=2), ValueError, "`cached=2` is not possible: the body isn't in evaluation mode"),
+    'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
 silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
-          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint'}
+          'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint', 'ACTIVATIONS', 'JOINS', 'NETWORKS', 'POOLINGS', 'list_models', 'DownsampleBlock', 'InceptionBlock', 'ResidualBlock',
+          'is_head', 'on_features', 'weights_hash', 'why_not_cached'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

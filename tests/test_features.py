@@ -4,6 +4,8 @@ import pytest
 import torch
 from fastai.callback import progress as _progress  # noqa: F401 - gives `Learner` its no_bar
 from fastai.learner import Learner
+from fastai.torch_core import TensorImage, set_seed
+from fasttransform import Transform
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
@@ -19,7 +21,8 @@ from imgcls.data.loaders import image_loaders, split_loader
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.models.pretrained import Body, image_model, layer_groups
-from imgcls.train.features import extract_features, fit_features, predict_features, to_head
+from imgcls.train.features import extract_features, fit_features, predict_features, weights_hash, why_not_cached
+from imgcls.train.heads import to_head
 from imgcls.train.learner import fine_tune, image_learner
 from imgcls.train.vectors import Features
 
@@ -332,6 +335,88 @@ def test_head_refusals(features, model, dls, table):
     estimator = fit_features(features, LogisticRegression(max_iter=500))
     other = Learner(loaders(table[table['label'].isin(['0', '1'])]), image_model(tiny_net(), 2), splitter=layer_groups)
     with pytest.raises(DataError, match='the learner has the classes 0, 1, and the estimator 0, 1, 2'): to_head(estimator, learn=other)
+
+
+@pytest.mark.parametrize('activation', ['relu', 'tanh'])
+@pytest.mark.parametrize('n_classes', [2, 5])
+def test_small_network_as_head(n_classes, activation):
+    rng = np.random.default_rng(0)
+    maps = torch.tensor(rng.normal(3, 5, (80, 6, 3, 3)), dtype=torch.float32)
+    some = Features(maps.mean((2, 3)).numpy(), rng.integers(0, n_classes, 80), list('abcde'[:n_classes]), items=list(map(str, range(80))), splits=['train'] * 80, provenance=dict(pool='avg'))
+    estimator = fit_features(some, make_pipeline(StandardScaler(), MLPClassifier((7, 4), activation=activation, max_iter=30, random_state=0)))
+    if activation == 'tanh':
+        with pytest.raises(ValueError, match="activation='tanh'"): to_head(estimator)
+        return
+    with torch.no_grad(): probs = to_head(estimator)(maps).softmax(1)
+    np.testing.assert_allclose(probs, _probs(estimator, some), atol=1e-5)
+
+
+def test_head_of_flat_features_is_saved(table, tmp_path):
+    from imgcls.deploy.bundle import save_bundle
+    from imgcls.deploy.predictor import load_bundle
+    learn = image_learner(loaders(table), 'timm/resnet18', pretrained=False, compute='fp32')
+    features = extract_features(learn, learn.dls, pool='flatten')
+    estimator = fit_features(features, LogisticRegression(C=0.1, max_iter=500))
+    to_head(estimator, learn=learn)
+    assert learn.model.config['pool'] == 'flatten' and learn.model.config['size'] == learn.dls.size
+    preds = load_bundle(save_bundle(learn, tmp_path/'b'), compute='fp32').predictions(table[table['split'] == 'valid'])
+    np.testing.assert_allclose(preds.probs, predict_features(estimator, features).probs, atol=1e-4)
+
+
+# --- Training a head on features -----------------------------------------------------------------------------------
+@pytest.mark.parametrize('pool', ['avg', 'concat', 'flatten'])
+def test_the_head_learns_what_it_would_learn_on_the_same_pictures(table, pool):
+    "Without augmentation and without dropout a frozen body makes the same features each time, so photos and features give the same head"
+    heads, losses = [], []
+    for cached in (False, 1):
+        set_seed(3)
+        dls = image_loaders(table, size=24, presize=24, method='squish', augment='none', bs=8, num_workers=0, seed=1)
+        learn = image_learner(dls, tiny_net(), normalize=((0.5,)*3, (0.5,)*3), compute='fp32', bn_eval=True, dropout=0., pool=pool)
+        body = weights_hash(learn.model[0])
+        with learn.no_bar(), learn.no_logging(): fine_tune(learn, 0, freeze_epochs=3, lr=1e-2, cached=cached)
+        assert weights_hash(learn.model[0]) == body
+        heads.append(torch.cat([p.detach().flatten() for p in learn.model[1].parameters()]))
+        losses.append([o['valid_loss'] for o in learn.history])
+        assert learn.dls is dls and 'forward' not in vars(learn.model[0])
+    np.testing.assert_allclose(*heads, atol=2e-4)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_cached_stage_with_balance_and_accumulation(table):
+    dls = loaders(table, balance='sampling')
+    learn = image_learner(dls, 'timm/resnet18', pretrained=False, compute='fp32', bn_eval=True)
+    learn.freeze()
+    with learn.no_bar(), learn.no_logging(): fine_tune(learn, 0, freeze_epochs=2, cached=2, bs=4)
+    assert dls.train.bs != 4 and np.isfinite([o['train_loss'] for o in learn.history]).all()
+
+
+def test_why_not_cached(table, caplog):
+    from fastai.callback.core import Callback
+    from fastai.callback.mixup import MixUp
+    dls = loaders(table)
+    learn = image_learner(dls, 'timm/resnet18', pretrained=False, compute='fp32', bn_eval=True)
+    assert why_not_cached(learn) == ''
+    assert 'mix_up' in why_not_cached(learn, cbs=MixUp()) and 'callback' in why_not_cached(learn, cbs=[Callback()])
+    assert 'GiB' in why_not_cached(learn, 10**6)
+    assert 'evaluation mode' in why_not_cached(image_learner(dls, 'timm/resnet18', pretrained=False, compute='fp32', bn_eval=False))
+    assert 'image_learner' in why_not_cached(Learner(dls, learn.model))
+    with learn.removed_cbs(learn.cbs[:0]):
+        learn.train_bn = True
+        assert 'train_bn' in why_not_cached(learn)
+        learn.train_bn = False
+    learn.splitter = lambda m: [list(m.parameters())]
+    assert 'a part of the body is trained' in why_not_cached(learn)
+    learn.splitter = layer_groups
+    head, learn.model[1] = learn.model[1], torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(512, 3))
+    assert 'image_head' in why_not_cached(learn)
+    learn.model[1] = head
+    class Mine(Transform):
+        split_idx = 0
+        def encodes(self, x: TensorImage): return x
+    dls.train.after_batch.add(Mine())
+    assert why_not_cached(learn) == 'transforms of your own: Mine'
+    with caplog.at_level('INFO', 'imgcls'), learn.no_bar(), learn.no_logging(): fine_tune(learn, 0, freeze_epochs=2)
+    assert 'the head is trained on the photos: transforms of your own: Mine' in caplog.text
 
 
 def test_repr(features):

@@ -39,6 +39,7 @@ def train(folder, *, resume=False, extras=(), workers=0, optimizer=None, kill_sy
     logging.disable()
     if kill_sync: kill_at_sync(kill_sync)
     set_seed(42, reproducible=True)
+    options.setdefault('cached', False)
     dls = image_loaders(table, size=32, augment='standard', bs=10, num_workers=workers)
     more = {} if optimizer is None else dict(opt_func=optimizer)
     learn = image_learner(dls, compute='fp32', **more)
@@ -174,10 +175,10 @@ def test_killed_again_and_again(nursery, whole, tmp_path):
 
 
 CASES = dict(ours=dict(extras=['monitor', 'best', 'early', 'average']), average=dict(extras=['average', 'best']), accumulate=dict(extras=['accumulate', 'monitor']),
-             mixup=dict(extras=['mixup']), workers=dict(workers=2), nesterov=dict(optimizer='nesterov'))
+             mixup=dict(extras=['mixup']), workers=dict(workers=2), nesterov=dict(optimizer='nesterov'), cached=dict(cached=2, extras=['monitor', 'best', 'average']))
 
 
-@pytest.mark.parametrize('name', CASES if full else ['ours', 'workers', 'nesterov'])
+@pytest.mark.parametrize('name', CASES if full else ['ours', 'workers', 'nesterov', 'cached'])
 def test_with_callbacks(nursery, tmp_path, name):
     "Killed after the first epoch of either stage, and asked to stop in the middle of one: bit-identical with callbacks, workers and wrapped optimizers too"
     options, other = CASES[name], tmp_path/'whole'
@@ -201,3 +202,19 @@ def test_with_callbacks(nursery, tmp_path, name):
     if 'best' in options.get('extras', ()):
         kept = [{o.name: torch.cat([v.flatten().float() for v in load_file(o).values()]) for o in (p/'best').glob('*.safetensors')} for p in (folder, other)]
         assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][k], kept[1][k]) for k in kept[0])
+
+
+def test_stopped_while_features_are_made(nursery, tmp_path):
+    "Asked to stop, then killed, before there is an epoch to save: the features that were made are gone on with, and the result is the same to the bit"
+    options, folder = dict(cached=2, workers=1), tmp_path/'killed'
+    for o in ('whole', 'killed'): (tmp_path/o).mkdir()
+    assert nursery(tmp_path/'whole', **options) == 0
+    assert not (tmp_path/'whole/state/features').exists()
+    made = folder/'state/features/about.json'
+    assert nursery(folder, after=made.exists, by=signal.SIGTERM, **options) == 128 + signal.SIGTERM
+    assert 'before the first epoch' in (folder/'said.txt').read_text() and made.exists() and not (folder/'state/last.safetensors').exists()
+    written = made.stat().st_mtime_ns
+    assert nursery(folder, after=made.exists, resume=True, **options) == -9
+    assert made.stat().st_mtime_ns == written
+    assert nursery(folder, resume=True, **options) == 0
+    same(folder, tmp_path/'whole')

@@ -5,18 +5,23 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #87fecf8d
-import hashlib, os, shutil
+# %% ../../nbs/api/51_deploy.bundle.ipynb #2a3ca574
+import hashlib, logging, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 from safetensors.torch import save_file
+from torch import nn
 
-from ..core import ImgclsError, atomic_folder, package_versions, shorten, write_json
+from ..core import ImgclsError, atomic_folder, import_extra, package_versions, shorten, write_json
 from ..data.labels import usable_rows
 from ..data.tables import table_counts, table_fingerprint
-from ..train.state import copy_weights
+from ..train.heads import check_estimator, is_head, to_head
+from ..train.trace import copy_weights
+
+_log = logging.getLogger('imgcls')
 
 # %% ../../nbs/api/51_deploy.bundle.ipynb #e52f754b
 def _describe_data(table):
@@ -104,7 +109,34 @@ def _card(about, n_weights):
         '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
         '## How to use it', '', _HOW_TO, '', '## Limits', '', _LIMITS, ''])
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #25489eb7
+# %% ../../nbs/api/51_deploy.bundle.ipynb #ceb410a1
+def _with_estimator(learn, estimator):
+    "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
+    model = nn.Sequential(*learn.model)
+    model.config = getattr(learn.model, 'config', None)
+    res = SimpleNamespace(model=model, dls=learn.dls, loss_func=learn.loss_func, opt=None)
+    if model.config is None: return res, None  # which is refused
+    if is_head(estimator):
+        to_head(estimator, learn=res)
+        return res, None
+    check_estimator(estimator, learn)
+    pool = estimator.provenance_.get('pool')
+    model[1], kept = nn.Sequential(), {k: v for k, v in model.config.items() if k not in ('size', 'classic', 'batch_norm')}
+    model.config = kept | dict(head='vectors', hidden=[], dropout=0.) | (dict(pool=pool) if pool else {}) | (dict(size=learn.dls.size) if pool == 'flatten' else {})
+    return res, estimator
+
+
+def _write_estimator(folder, estimator):
+    "Write it without pickle; what `classifier.json` says of it"
+    sio = import_extra('skops.io', 'features')
+    data = sio.dumps(estimator)
+    if odd := sio.get_untrusted_types(data=data):
+        name = type(estimator).__name__
+        _log.warning('a %s holds types that skops does not trust, since made on purpose they could do harm: whoever loads the bundle must say trusted=%s', name, odd)
+    (folder/'estimator.skops').write_bytes(data)
+    return dict(sha256=hashlib.sha256(data).hexdigest(), type=type(estimator).__name__)
+
+
 def _replace(new, folder):
     "Put the folder `new` in the place of the bundle `folder`"
     old = new.with_name(new.name + '.old')
@@ -120,6 +152,7 @@ def save_bundle(
     learn, # Learner from `image_learner`
     folder:str|Path, # The folder to make
     *,
+    estimator=None, # A classifier that `fit_features` fitted to features of this learner, to answer in the place of its head
     metrics:dict|None=None, # For each split the estimates measured on it, as in {'valid': accuracy_estimate(preds)}
     overwrite:bool=False, # Replace a bundle that is there?
 )->Path: # The folder
@@ -128,8 +161,11 @@ def save_bundle(
     replace = overwrite and folder.exists()
     if replace and not (folder/'classifier.json').is_file():
         raise FileExistsError(f"'{folder}' exists and is no bundle, so it isn't replaced. Choose another folder.")
+    learn, beside = (learn, None) if estimator is None else _with_estimator(learn, estimator)
     about, state = _describe(learn, metrics), _state(learn.model)
     dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
-    with atomic_folder(dest) as temp: _write_bundle(temp, about, state)
+    with atomic_folder(dest) as temp:
+        if beside is not None: about['estimator'] = _write_estimator(temp, beside)
+        _write_bundle(temp, about, state)
     if replace: _replace(dest, folder)
     return folder

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BundleError', 'Classifier', 'load_bundle']
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #8aed9c0a
-import hashlib, logging, math, os, threading
+# %% ../../nbs/api/50_deploy.predictor.ipynb #f4757323
+import hashlib, io, logging, math, os, threading, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from ..compute import Compute, apply_compute, choose_compute, run_as
-from ..core import DataError, ImgclsError, available_cores, progress, read_json, shorten
+from ..core import DataError, ImgclsError, available_cores, import_extra, progress, read_json, shorten
 from ..images import ImageError, eval_image
 from ..models.layers import POOLS
 from ..models.pretrained import model_from_config
+from ..train.vectors import estimator_probs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #1e175e73
+# %% ../../nbs/api/50_deploy.predictor.ipynb #7cf26796
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -67,6 +68,7 @@ def _is_classic(o):
 
 
 _SIZE = _whole(8, 4096)
+_SHA256 = '64 hexadecimal digits', lambda o: isinstance(o, str) and len(o) == 64 and set(o) <= set('0123456789abcdef')
 _SCHEMA = {
     'model': ('an object', lambda o: isinstance(o, dict)),
     'vocab': ('a list of different names, at most 100,000', _is_vocab),
@@ -76,8 +78,9 @@ _SCHEMA = {
     'metrics': ('a list of objects', lambda o: isinstance(o, list) and all(isinstance(x, dict) for x in o)),
     'versions': ('an object', lambda o: isinstance(o, dict)),
     'data': ('an object', lambda o: isinstance(o, dict)),
-    'sha256': ('64 hexadecimal digits', lambda o: isinstance(o, str) and len(o) == 64 and set(o) <= set('0123456789abcdef'))}
-_OPTIONAL = {'one_vs_all': ('true or false', lambda o: type(o) is bool)}  # a sigmoid for each class, in the place of softmax?
+    'sha256': _SHA256}
+_OPTIONAL = {'one_vs_all': ('true or false', lambda o: type(o) is bool),  # a sigmoid for each class, in the place of softmax?
+             'estimator': ('an object with `sha256`', lambda o: isinstance(o, dict) and _SHA256[1](o.get('sha256')))}
 _MODEL = {
     'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", _is_arch),
     'n_classes': _whole(1, 100_000),
@@ -86,7 +89,7 @@ _MODEL = {
     'dropout': ('a number from 0 to below 1', lambda o: _is_number(o) and 0 <= o < 1),
     'pool': (f'one of {", ".join(map(repr, POOLS))}', lambda o: isinstance(o, str) and o in POOLS)}
 _MODEL_OPTIONAL = {'batch_norm': ('true or false', lambda o: type(o) is bool), 'size': _SIZE,  # they are written where they say something
-                   'classic': ('`size`, `channels` and `options` of a network from `create_model`', _is_classic)}
+                   'head': ("'vectors'", lambda o: o == 'vectors'), 'classic': ('`size`, `channels` and `options` of a network from `create_model`', _is_classic)}
 
 
 def _present(fields, obj): return {k: v for k, v in fields.items() if k in obj}
@@ -111,19 +114,43 @@ def _read_config(file):
     size, presize, n_names, n_classes = config['size'], config['presize'], len(config['vocab']), config['model']['n_classes']
     if presize < size: raise BundleError(f"'{file}': `presize` must be at least `size`, got {presize} and {size}")
     if n_names != n_classes: raise BundleError(f"'{file}': `vocab` has {n_names} names and `model.n_classes` is {n_classes}")
+    if ('estimator' in config) != ('head' in config['model']): raise BundleError(f"'{file}': `estimator` and `model.head` belong together")
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #2f626ebf
+# %% ../../nbs/api/50_deploy.predictor.ipynb #55cf07e7
+def _read_bytes(file, sha256):
+    "The file, if it is the one with this hash"
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() == sha256: return data
+    raise BundleError(f"'{file}' isn't the file that classifier.json was written for (its SHA-256 differs): copy or save the whole bundle again")
+
+
 def _read_state(file, sha256):
     "Names and tensors of the weights, if the file is the one with this hash"
     from safetensors import SafetensorError
     from safetensors.torch import load
-    data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise BundleError(f"'{file}' isn't the file that classifier.json was written for (its SHA-256 differs): copy or save the whole bundle again")
+    data = _read_bytes(file, sha256)
     try: return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as e: raise BundleError(f"'{file}' can't be read as safetensors: {e}") from e
+
+
+def _read_estimator(file, config, trusted):
+    "The estimator of scikit-learn, if it holds nothing but types that skops trusts, or the user"
+    sio = import_extra('skops.io', 'features')
+    if not file.is_file(): raise BundleError(f"'{file.parent}' is not whole: it has no file {file.name}")
+    data = _read_bytes(file, config['estimator']['sha256'])
+    try:
+        size = sum(o.file_size for o in zipfile.ZipFile(io.BytesIO(data)).infolist())
+        if size > 4 * 2**30: raise ValueError(f'unpacked it would have {size / 2**30:,.0f} GiB')
+        odd = sorted(set(sio.get_untrusted_types(data=data)) - trusted)
+        if not odd:
+            res = sio.loads(data, trusted=sorted(trusted))
+            estimator_probs(res, np.zeros((1, res.n_features_in_)), config['vocab'])
+            return res
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RecursionError, zipfile.BadZipFile) as e:
+        raise BundleError(f"'{file}' can't be read as an estimator of scikit-learn ({type(e).__name__}: {e})") from e
+    raise BundleError(f"'{file}' holds types that could do harm if somebody made them on purpose: {', '.join(odd)}. If the bundle is your own, load it with trusted={odd!r}.")
 
 
 def _check_state(model, state, file):
@@ -131,6 +158,13 @@ def _check_state(model, state, file):
     wrong = sorted(k for k in want.keys() | have.keys() if want.get(k) != have.get(k))
     if wrong: raise BundleError(f"'{file}' doesn't fit the network that classifier.json describes: {len(wrong)} of {len(want)} tensors "
                                 f"are missing, too many or of another shape: {shorten(wrong)}")
+
+
+def _check_classic(about, state, file):
+    "The options of a classic network are free, so that its weights are counted before there is memory for them"
+    try:
+        with torch.device('meta'): _check_state(model_from_config(about), state, file)
+    except TypeError as e: raise BundleError(f"'{file.with_name('classifier.json')}': {e}") from e
 
 
 def _load_state(model, state, file):
@@ -184,7 +218,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #ec77100c
+# %% ../../nbs/api/50_deploy.predictor.ipynb #6cf68b6d
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -192,8 +226,9 @@ class Classifier:
         config:dict, # What `classifier.json` holds
         *,
         compute:str|Compute='auto', # Where and how it runs, as in `imgcls.compute`
+        estimator=None, # A classifier of scikit-learn that answers from what the network gives; None if the network answers
     ):
-        self.config, self.compute, self._lock = config, choose_compute(compute), threading.Lock()
+        self.config, self.compute, self.estimator, self._lock = config, choose_compute(compute), estimator, threading.Lock()
         self.vocab, self.size = config['vocab'], config['size']
         self.model = model.to(self.compute.device).eval().requires_grad_(False)
         if self.compute.channels_last: self.model.to(memory_format=torch.channels_last)
@@ -213,6 +248,7 @@ class Classifier:
         "Probabilities (n, n_classes) of a list of uint8 squares (size, size, 3)"
         x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255).contiguous()
         with self._lock, torch.inference_mode(), run_as(self.model, self.compute): scores = self.model(x)
+        if self.estimator is not None: return estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab).astype(np.float32)
         return (scores.sigmoid() if self.config.get('one_vs_all') else scores.softmax(1)).cpu().numpy()
 
     def _answers(self, pairs, bs):
@@ -282,13 +318,14 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in items]
     return items, pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #7e1913c2
+# %% ../../nbs/api/50_deploy.predictor.ipynb #4ef0bcf7
 def load_bundle(
     path:str|Path, # Folder that `save_bundle` made
     *,
     compute:str|Compute='auto', # 'auto' takes what this machine is good at, 'fp32' the plain path; see `imgcls.compute`
     device:str|None=None, # 'cpu', 'cuda', 'mps'; None takes the best that is there
     module:torch.nn.Module|None=None, # A fresh network of yours, if the classifier was trained with your own; its weights are replaced
+    trusted:tuple=(), # Names of types that an estimator of scikit-learn may hold besides those that skops trusts; give them only for a bundle of your own
 )->Classifier: # Ready to be asked
     "Load a classifier from its bundle, which can come from anybody: nothing in it is run."
     folder = Path(path)
@@ -299,9 +336,10 @@ def load_bundle(
     state = _read_state(folder/'model.safetensors', config['sha256'])
     with torch.random.fork_rng(devices=()):  # the weights that are drawn first are replaced: they must not move anybody's random numbers
         try:
-            if 'classic' in config['model']:  # its options are free, so that its weights are counted before there is memory for them
-                with torch.device('meta'): _check_state(model_from_config(config['model']), state, folder/'model.safetensors')
+            if 'classic' in config['model']: _check_classic(config['model'], state, folder/'model.safetensors')
             model = model_from_config(config['model'], module=module)
-        except (ValueError, TypeError, RuntimeError) as e: raise e if isinstance(e, BundleError) else BundleError(f"'{folder/'classifier.json'}': {e}") from e
+        except BundleError: raise
+        except (ValueError, RuntimeError) as e: raise BundleError(f"'{folder/'classifier.json'}': {e}") from e
     _load_state(model, state, folder/'model.safetensors')
-    return Classifier(model, config, compute=apply_compute(compute, device=device))
+    estimator = _read_estimator(folder/'estimator.skops', config, set(trusted)) if 'estimator' in config else None
+    return Classifier(model, config, compute=apply_compute(compute, device=device), estimator=estimator)

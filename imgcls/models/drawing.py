@@ -16,7 +16,7 @@ from torch import nn
 from ..core import atomic_file
 from .arithmetic import _shape, _text, _trace
 
-# %% ../../nbs/api/38_models.drawing.ipynb #59dbc5b8
+# %% ../../nbs/api/38_models.drawing.ipynb #02b03b35
 _QUIET = ('activation', 'dropout', 'batchnorm', 'instancenorm', 'normalization', 'flatten')
 _COLORS = dict(Conv='#3b6fb6', Linear='#2e8b57', Pool='#d98c2b', block='#7a5ea8', other='#888888')
 _W, _H, _GAP, _BETWEEN = 232, 44, 36, 44  # a box, the arrow below it, the room between columns
@@ -58,7 +58,8 @@ def _is_chain(call):
 def _branches(call):
     "The calls that begin with the input of `call`, if there are several and nothing but quiet layers comes after them; or an empty list"
     heads, after = [c for c in call.calls if c.x is call.x], [c for c in call.calls if c.x is not call.x]
-    return heads if len(heads) > 1 and not _is_chain(call) and call.calls[:len(heads)] == heads and all(_is_quiet(c.module) or isinstance(c.module, nn.Identity) for c in after) else []
+    quiet = all(_is_quiet(c.module) or isinstance(c.module, nn.Identity) for c in after)
+    return heads if len(heads) > 1 and not _is_chain(call) and call.calls[:len(heads)] == heads and quiet else []
 
 
 def _steps(call, closed, top=False):
@@ -72,7 +73,8 @@ def _box(call, back=False):
     inside, name = call.inside(), type(call.module).__name__
     windows = sorted({_text(o.module) for o in inside[1:] if isinstance(o.module, nn.Conv2d)})
     kind = 'block' if call.calls else next((k for k in _COLORS if k in name), 'other')
-    return _Box(f'{name} {_text(call.module)}'.strip(), kind, _shape(call.x), _shape(call.y), _shape(call.y), sum(o.parameters for o in inside), [', '.join(windows)] if windows else [], back)
+    parameters, notes = sum(o.parameters for o in inside), [', '.join(windows)] if windows else []
+    return _Box(f'{name} {_text(call.module)}'.strip(), kind, _shape(call.x), _shape(call.y), _shape(call.y), parameters, notes, back)
 
 
 def _boxes(calls):
@@ -88,21 +90,24 @@ def _boxes(calls):
     return boxes
 
 
+def _times(signs, p):
+    "How often the first `p` signs come one after the other"
+    n = 1
+    while signs[:p] == signs[n * p:(n + 1) * p]: n += 1
+    return n
+
+
 def _repeats(boxes, longest=8):
     "[(boxes, times)], with runs of the same boxes taken together"
     signs, res, i = [b.sign for b in boxes], [], 0
     while i < len(boxes):
-        def times(p):
-            n = 1
-            while signs[i:i + p] == signs[i + n * p:i + (n + 1) * p]: n += 1
-            return n
-        n, p = max(((times(p), p) for p in range(1, min(longest, len(boxes) - i) + 1)), key=lambda o: ((o[0] - 1) * o[1], -o[1]))
+        n, p = max(((_times(signs[i:], p), p) for p in range(1, min(longest, len(boxes) - i) + 1)), key=lambda o: ((o[0] - 1) * o[1], -o[1]))
         if n == 1: p = 1
         res.append((boxes[i:i + p], n))
         i += n * p
     return res
 
-# %% ../../nbs/api/38_models.drawing.ipynb #0a7286cf
+# %% ../../nbs/api/38_models.drawing.ipynb #5eb6c3aa
 def _words(x, y, text, size=11, *, anchor='start', color='#333', bold=False):
     return f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" fill="{color}"{" font-weight=" + chr(34) + "600" + chr(34) if bold else ""}>{escape(text)}</text>'
 
@@ -235,4 +240,5 @@ def draw_network(
     else: parts, width, height = _draw_chain(_boxes(_steps(call, closed, top=True)) or [_box(call)])
     tip = '<marker id="imgcls-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#999"/></marker>'
     return NetworkDrawing(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" style="max-width:100%;height:auto" '
-        f'font-family="system-ui, sans-serif" role="img" aria-label="drawing of {escape(type(model).__name__)}"><defs>{tip}</defs><rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>')
+        f'font-family="system-ui, sans-serif" role="img" aria-label="drawing of {escape(type(model).__name__)}"><defs>{tip}</defs>'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>')

@@ -6,8 +6,9 @@
 __all__ = ['EMBEDDED', 'WeightsError', 'InputNorm', 'Body', 'qualified_name', 'layer_groups', 'make_body', 'image_model',
            'model_from_config']
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #da25ace0
+# %% ../../nbs/api/22_models.pretrained.ipynb #8e26cb98
 import difflib, logging, sys
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -253,7 +254,7 @@ def layer_groups(
     params = dict(model.named_parameters())
     return [[params[name] for name in names] for names in model.group_names]
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #e02f28f5
+# %% ../../nbs/api/22_models.pretrained.ipynb #992257fc
 def _set_layout(body):
     "Find out what `body` gives: its layout, and the number of features"
     out, _ = _probe(body)
@@ -283,7 +284,8 @@ def _classic_parts(arch, n_classes, *, size, normalize, weights):
         arch = create_model(qualified_name(arch), n_classes, size=size)
     about = arch.config
     for what, expected in (('n_classes', n_classes), ('channels', 3)):
-        if about[what] != expected: raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
+        if about[what] != expected:
+            raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
     if weights is not None: _load_matching(arch[0], _read_weights(weights), f'the weights in {str(weights)!r}')
     body, _ = _own_body(arch[0], normalize)
     body.sizes = about['size'],
@@ -352,15 +354,17 @@ def image_model(
     model.group_names = _find_groups(model)
     return model
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #03461518
+# %% ../../nbs/api/22_models.pretrained.ipynb #ae2b363d
 def model_from_config(
     config:dict, # `config` of a model from `image_model`
     *,
     module:nn.Module|None=None, # Needed if the model was made of your own module: a fresh one
 )->nn.Sequential: # The same layers with random weights
-    "Build the network that `config` describes, without weights."
+    "Build the network that `config` describes, without weights; with `head='vectors'` it ends where a head would begin to learn."
     options = {k: config[k] for k in ('n_classes', 'normalize', 'hidden', 'dropout', 'pool')} | {k: config[k] for k in ('batch_norm', 'size') if k in config}
     if classic := config.get('classic'): module = create_model(config['arch'], config['n_classes'], size=classic['size'], channels=classic['channels'], **classic['options'])
     elif config['arch'] is None and module is None:
         raise TypeError('this model was made of your own nn.Module, which is not stored: pass a fresh one as `module`')
-    return image_model(module if classic or config['arch'] is None else config['arch'], pretrained=False, **options)
+    model = image_model(module if classic or config['arch'] is None else config['arch'], pretrained=False, **options)
+    if config.get('head') == 'vectors': model[1] = nn.Sequential(*takewhile(lambda o: not isinstance(o, (nn.BatchNorm1d, nn.Dropout)), model[1]))
+    return model

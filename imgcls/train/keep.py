@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BestCheckpoint', 'EarlyStopping', 'AveragedWeights']
 
-# %% ../../nbs/api/27_train.keep.ipynb #3e2a2716
+# %% ../../nbs/api/27_train.keep.ipynb #399427c1
 import logging, math, secrets
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core import DataError, atomic_file, check_option
-from .state import copy_weights
+from .trace import copy_weights
 
 _log = logging.getLogger('imgcls')
 

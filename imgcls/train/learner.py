@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #f289023c
-import copy, warnings
+# %% ../../nbs/api/35_train.learner.ipynb #a21a927d
+import copy, logging, shutil, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,10 +32,13 @@ from ..data.loaders import split_loader
 from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
+from .features import frozen_features, on_features, why_not_cached
 from .memory import fit_batch_size, memory_guard, with_batch_size
 from .optimizers import optimizer
 from .state import Checkpoint, read_about, training_identity
 from .trace import keep_random, no_trace
+
+_log = logging.getLogger('imgcls')
 
 # %% ../../nbs/api/35_train.learner.ipynb #52c5a37c
 def _lay_out(model, compute):
@@ -187,7 +190,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #20513121
+# %% ../../nbs/api/35_train.learner.ipynb #d17b6f2e
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -233,6 +236,36 @@ def _batches(learn, bs, folder):
     return nullcontext() if bs is None else with_batch_size(learn, bs)
 
 
+_FEATURES, _AUTO_VIEWS = 'features', 2  # folder beside the checkpoint; how many views are enough
+
+
+def _views(learn, cached, epochs, cbs):
+    "On how many views of each photo the head is trained; 0 for the photos themselves"
+    if cached != 'auto' and (not isinstance(cached, int) or cached < 0): raise ValueError(f"`cached` must be 'auto', False, or a number of views, got {cached!r}")
+    if not cached or not epochs or cached == 'auto' and epochs == 1: return 0
+    views = min(epochs, _AUTO_VIEWS if cached == 'auto' else cached)
+    why = why_not_cached(learn, views, cbs)
+    if why and cached != 'auto': raise ValueError(f'`cached={cached}` is not possible: {why}')
+    if why: _log.info('the head is trained on the photos: %s', why)
+    else: _log.info('the head is trained on the features of %d view%s of each photo', views, 's' * (views > 1))
+    return 0 if why else views
+
+
+@contextmanager
+def _on_features(learn, views, keeper, resume):
+    "Train on features until the block ends, if `views` is not 0; beside a checkpoint they are kept on disk, to go on with the same"
+    if not views:
+        yield
+        return
+    path = None if keeper is None else keeper.path.with_name(_FEATURES)
+    if path and not resume: shutil.rmtree(path, ignore_errors=True)
+    if keeper: keeper.waiting = True
+    try: features = frozen_features(learn, views, path=path)
+    finally:
+        if keeper: keeper.waiting = False
+    with on_features(learn, features): yield
+
+
 def fine_tune(
     learn:Learner, # From `image_learner`; any fastai learner with layer groups will do
     epochs:int, # Epochs of all layers together, 0 or more
@@ -241,28 +274,31 @@ def fine_tune(
     freeze_epochs:int=1, # Epochs of the head alone before, 0 or more
     lr_mult:float=100, # The first layers get a `lr_mult`-th of the rate of the head
     pct_start:float=0.3, # Share of the second stage in which the rate rises
-    div:float=5.0, # The second stage begins with a `div`-th of its peak rate
     bn_eval:bool|None=None, # Keep the body's batch normalization in evaluation mode? None: as the learner was made
+    cached:str|int|bool='auto', # Augmented views of each photo on whose features the head is trained first; False for the photos themselves; 'auto' chooses
     bs:int|str|None=None, # Images in a batch: 'auto' takes as many as the memory can hold, several batches to a step; None those of the loaders
     checkpoint_dir:str|Path|None=None, # Folder for the state of the training, written after every epoch; None writes nothing
     resume:bool=False, # Go on from the state in `checkpoint_dir`, if there is one?
     cbs:list|None=None, # Further callbacks, for both stages
-    **kwargs # `wd` (weight decay), `moms` and `div_final`, as fastai's `fit_one_cycle` has them
+    **kwargs # `wd` (weight decay), `moms`, `div` (5 in the second stage) and `div_final`, as fastai's `fit_one_cycle` has them
 )->Learner: # The same learner, trained
     "Train the head on a frozen body, then all layers at discriminative rates."
     if epochs < 0 or freeze_epochs < 0: raise ValueError(f'`epochs` and `freeze_epochs` must be 0 or more, got {epochs} and {freeze_epochs}')
     if lr <= 0 or lr_mult <= 0: raise ValueError(f'`lr` and `lr_mult` must be positive, got {lr} and {lr_mult}')
-    settings = dict(epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, lr_mult=lr_mult, pct_start=pct_start, div=div, bn_eval=bn_eval) | kwargs
+    settings = dict(epochs=epochs, freeze_epochs=freeze_epochs, lr=lr, lr_mult=lr_mult, pct_start=pct_start, bn_eval=bn_eval) | kwargs
     stages = [(freeze_epochs, learn.freeze, lambda: slice(lr), dict(pct_start=0.99)),
-              (epochs, learn.unfreeze, lambda: _discriminative(learn, lr / 2, lr_mult), dict(pct_start=pct_start, div=div))]
+              (epochs, learn.unfreeze, lambda: _discriminative(learn, lr / 2, lr_mult), dict(pct_start=pct_start, div=5.))]
     with _batches(learn, bs, checkpoint_dir if resume else None), _bn_eval(learn, bn_eval):
-        keeper = _checkpoint(learn, checkpoint_dir, resume, settings)
+        views = _views(learn, cached, freeze_epochs, cbs)
+        keeper = _checkpoint(learn, checkpoint_dir, resume, settings | dict(cached=views))
         with keeper.listening() if keeper else nullcontext():
             for i, (n, prepare, rates, options) in enumerate(stages):
                 if not n or keeper and i < keeper.first_stage: continue
                 prepare()
                 if keeper: keeper.stage = i
-                with _more_to_come(learn, i == 0 and epochs > 0): learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
+                with _more_to_come(learn, i == 0 and epochs > 0), _on_features(learn, 0 if i else views, keeper, resume):
+                    learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
+        if keeper: shutil.rmtree(keeper.path.with_name(_FEATURES), ignore_errors=True)
     return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #c2d056ee
