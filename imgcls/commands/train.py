@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #67de9927
+# %% ../../nbs/api/82_commands.train.ipynb #eda0127b
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -81,7 +81,8 @@ def _resumable(run):
     before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
     try: yield
     except KeyboardInterrupt as e:
-        if not (run.path/'checkpoints'/Checkpoint.file).exists(): raise Interrupted('stopped before the first batch: nothing is kept', getattr(e, 'signal', signal.SIGINT)) from e
+        kept = any((run.path/'checkpoints'/o).exists() for o in (Checkpoint.file, Checkpoint.features))
+        if not kept: raise Interrupted('stopped before the first batch: nothing is kept', getattr(e, 'signal', signal.SIGINT)) from e
         go_on = f'imgcls train --out {os.path.relpath(run.path)} --resume'
         raise Interrupted(f'stopped; the state of the training is kept. Go on with: {go_on}', getattr(e, 'signal', signal.SIGINT)) from e
     finally:

@@ -190,7 +190,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #d17b6f2e
+# %% ../../nbs/api/35_train.learner.ipynb #a2230646
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -236,7 +236,7 @@ def _batches(learn, bs, folder):
     return nullcontext() if bs is None else with_batch_size(learn, bs)
 
 
-_FEATURES, _AUTO_VIEWS = 'features', 2  # folder beside the checkpoint; how many views are enough
+_AUTO_VIEWS = 2  # of each photo
 
 
 def _views(learn, cached, epochs, cbs):
@@ -257,7 +257,7 @@ def _on_features(learn, views, keeper, resume):
     if not views:
         yield
         return
-    path = None if keeper is None else keeper.path.with_name(_FEATURES)
+    path = None if keeper is None else keeper.path.with_name(keeper.features)
     if path and not resume: shutil.rmtree(path, ignore_errors=True)
     if keeper: keeper.waiting = True
     try: features = frozen_features(learn, views, path=path)
@@ -298,7 +298,7 @@ def fine_tune(
                 if keeper: keeper.stage = i
                 with _more_to_come(learn, i == 0 and epochs > 0), _on_features(learn, 0 if i else views, keeper, resume):
                     learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
-        if keeper: shutil.rmtree(keeper.path.with_name(_FEATURES), ignore_errors=True)
+        if keeper: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #c2d056ee
