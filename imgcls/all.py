@@ -37,10 +37,10 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner',
            'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate',
            'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare',
-           'Comparison', 'paired_difference', 'plot_runs']
+           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier',
+           'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #dda98c7e
+# %% ../nbs/api/99_all.ipynb #14a2215f
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -89,6 +89,7 @@ from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .deploy.predictor import BundleError, Classifier, load_bundle
 from .deploy.bundle import save_bundle
+from .deploy.imagenet import imagenet_classifier, imagenet_names, imagenet_predict
 from .study import Study
 from .comparison import compare, Comparison, paired_difference, plot_runs
 
@@ -119,4 +120,5 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner',
          'ImageLearner', 'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate',
          'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
-         'Classifier', 'load_bundle', 'save_bundle', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+         'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare',
+         'Comparison', 'paired_difference', 'plot_runs']

@@ -19,13 +19,24 @@ from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #50c4f0dd
+# %% ../nbs/api/90_cli.ipynb #2b8932f8
+def _load_classifier(bundle, weights, compute):
+    name = bundle.as_posix()
+    if name.startswith('imagenet:') and not bundle.is_dir():
+        from imgcls.deploy.imagenet import imagenet_classifier
+        return imagenet_classifier(name.removeprefix('imagenet:'), weights=weights, compute=compute)
+    from imgcls.deploy.predictor import load_bundle
+    if weights is not None:
+        raise typer.BadParameter(f"a saved classifier has its weights with it: --weights goes with imagenet:NAME, and '{bundle}' was given.", param_hint='--weights')
+    return load_bundle(bundle, compute=compute)
+
+
 def _cell(o): return '' if o is None or o != o else f'{o:.4f}' if isinstance(o, float) else str(o)
 
 
-@command('imgcls predict run/bundle holiday/*.jpg')
+@command('imgcls predict run/bundle holiday/*.jpg, or imgcls predict imagenet:efficientnet_lite0 photo.jpg --k 5')
 def predict(
-    bundle:Path, # Folder of a saved classifier
+    bundle:Path, # Folder of a saved classifier, or imagenet:NAME, a backbone of that name that says which of ImageNet's classes it sees
     files:list[str], # Photos, or folders of them
     *,
     k:Count=1, # How many labels for each photo, the most probable first
@@ -33,10 +44,10 @@ def predict(
     bs:Count=32, # Photos in a batch
     compute:Compute='auto', # Number format and memory layout; fp32 is the plain path
     strict:bool=False, # Exit with status 1 if any file cannot be used
+    weights:Path|None=None, # With imagenet:NAME, a local .safetensors or .pth file of its weights
 ):
     "Say what is on photos."
-    from imgcls.deploy.predictor import load_bundle
-    answers = load_bundle(bundle, compute=compute).predict(files, k=k, bs=bs)
+    answers = _load_classifier(bundle, weights, compute).predict(files, k=k, bs=bs)
     bad = answers[answers['error'] != '']
     if json: typer.echo(answers.to_json(orient='records', indent=1, force_ascii=False))
     else:

@@ -395,6 +395,13 @@ rows = {
     'check_estimator: classes': (lambda w: public.check_estimator(fitted(), w.learn), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
     'fine_tune: cached': (lambda w: fine_tune(w.learn, 1, cached='yes'), ValueError, "`cached` must be 'auto', False, or a number of views, got 'yes'"),
     'fine_tune: not cached': (lambda w: fine_tune(w.learn, 1, freeze_epochs=2, cached=2), ValueError, "`cached=2` is not possible: the body isn't in evaluation mode"),
+    'imagenet_classifier: name': (lambda w: public.imagenet_classifier('resnet43'), ValueError, 'Did you mean'),
+    'imagenet_classifier: no ImageNet weights': (lambda w: public.imagenet_classifier('classic/lenet'), ValueError, 'take a pretrained one'),
+    'imagenet_classifier: other classes': (lambda w: public.imagenet_classifier('convnext_tiny.in12k'), ValueError, 'take one of timm/convnext_tiny'),
+    'imagenet_classifier: no such file': (lambda w: public.imagenet_classifier(weights='nowhere.pth'), WeightsError, 'must name a .safetensors or .pth file'),
+    'imagenet_predict: k': (lambda w: public.imagenet_predict('x.jpg', k=0), ValueError, 'a whole number from 1 to 1000'),
+    'imagenet_predict: not images': (lambda w: public.imagenet_predict(42), TypeError, 'must be a path, a folder, bytes'),
+    'imagenet_predict: compute': (lambda w: public.imagenet_predict('x.jpg', compute='fp23'), ValueError, "Did you mean 'fp32'"),
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
@@ -403,7 +410,7 @@ silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'fi
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
           'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint', 'ACTIVATIONS', 'JOINS', 'NETWORKS', 'POOLINGS', 'list_models', 'DownsampleBlock', 'InceptionBlock', 'ResidualBlock',
-          'is_head', 'on_features', 'weights_hash', 'why_not_cached'}
+          'is_head', 'imagenet_names', 'on_features', 'weights_hash', 'why_not_cached'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

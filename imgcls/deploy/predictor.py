@@ -118,7 +118,7 @@ def _read_config(file):
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #55cf07e7
+# %% ../../nbs/api/50_deploy.predictor.ipynb #c72ec3c8
 def _read_bytes(file, sha256):
     "The file, if it is the one with this hash"
     data = file.read_bytes()
@@ -163,7 +163,7 @@ def _check_state(model, state, file):
 def _check_classic(about, state, file):
     "The options of a classic network are free, so that its weights are counted before there is memory for them"
     try:
-        with torch.device('meta'): _check_state(model_from_config(about), state, file)
+        with torch.device('meta'): _check_state(model_from_config(about | dict(normalize=None)), state, file)
     except TypeError as e: raise BundleError(f"'{file.with_name('classifier.json')}': {e}") from e
 
 

@@ -96,8 +96,8 @@ def qualified_name(
         raise ValueError(f'no backbone {name!r} in {source}.{hint} Offline, with weights: {", ".join(map(repr, EMBEDDED))}.')
     return f'{source}/{name}'
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #781005f8
-def _offline_choice(): return f'Without a network: arch={next(iter(EMBEDDED))!r}, weights=<a local file>, or pretrained=False.'
+# %% ../../nbs/api/22_models.pretrained.ipynb #2c3e98a0
+def _offline_choice(): return f'Without a network: arch={next(iter(EMBEDDED))!r}, weights=<a local file>, or, where random weights will do, pretrained=False.'
 
 
 def _read_weights(path):
@@ -131,16 +131,14 @@ def _load_matching(net, state, what):
     net.load_state_dict({k: state[k] for k in want if k in state}, strict=False)
 
 
-def _torchvision_state(name):
-    from torchvision.models import get_model_weights
-    weights = get_model_weights(name).DEFAULT
-    try: return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True), weights.transforms()
+def _torchvision_state(name, weights):
+    try: return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except OSError as e:
         where = Path(torch.hub.get_dir())/'checkpoints'
         raise WeightsError(f'the weights of torchvision\'s {name} are not here: {weights.url.rpartition("/")[2]} is not in {where}, '
                            f'and {weights.url} could not be fetched ({e}). {_offline_choice()}') from e
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #90e3f1bc
+# %% ../../nbs/api/22_models.pretrained.ipynb #08becb03
 def _cut_torchvision(net):
     "The feature layers of a torchvision model whose family is in `_TORCHVISION`"
     kids = dict(net.named_children())
@@ -153,22 +151,26 @@ def _cut_torchvision(net):
     return nn.Sequential(*layers)
 
 
-def _torchvision_body(name, pretrained, weights):
-    from torchvision.models import get_model
-    net, norm = get_model(name, weights=None), InputNorm()
+def _torchvision_net(name, pretrained, weights):
+    "The whole network, and how torchvision prepares a photo for it"
+    from torchvision.models import get_model, get_model_weights
+    net, published = get_model(name, weights=None), get_model_weights(name).DEFAULT
     if weights is not None: _load_matching(net, _read_weights(weights), f'the weights in {str(weights)!r}')
-    elif pretrained:
-        state, transforms = _torchvision_state(name)
-        _load_matching(net, state, f'the weights of {name}')
-        norm = InputNorm(tuple(transforms.mean), tuple(transforms.std))
-    return Body(_cut_torchvision(net), norm)
+    elif pretrained: _load_matching(net, _torchvision_state(name, published), f'the weights of {name}')
+    return net, published.transforms()
 
 
-def _timm_body(source, name, pretrained, weights):
+def _torchvision_body(name, pretrained, weights):
+    net, transforms = _torchvision_net(name, pretrained, weights)
+    return Body(_cut_torchvision(net), InputNorm(tuple(transforms.mean), tuple(transforms.std)))
+
+
+def _timm_net(source, name, pretrained, weights, *, n_classes=0):
+    "The network without its classifier, or with one for `n_classes`"
     import timm
     embedded = source == 'embedded'
     download = pretrained and weights is None and not embedded
-    try: net = timm.create_model(EMBEDDED[name] if embedded else name, pretrained=download, num_classes=0)
+    try: net = timm.create_model(EMBEDDED[name] if embedded else name, pretrained=download, num_classes=n_classes)
     except (OSError, RuntimeError) as e:
         if not download: raise
         cfg = timm.get_pretrained_cfg(name)
@@ -177,8 +179,12 @@ def _timm_body(source, name, pretrained, weights):
         raise WeightsError(f'the weights of timm\'s {name} are not here: {wanted} is not in {HF_HUB_CACHE}, and could not be fetched ({e}). {_offline_choice()}') from e
     if weights is not None: _load_matching(net, _read_weights(weights), f'the weights in {str(weights)!r}')
     elif pretrained and embedded: _load_matching(net, _embedded_state(net), f'the weights of {name}')
-    cfg = net.pretrained_cfg
-    return Body(net, InputNorm(tuple(cfg['mean']), tuple(cfg['std'])), timm=True)
+    return net
+
+
+def _timm_body(source, name, pretrained, weights):
+    net = _timm_net(source, name, pretrained, weights)
+    return Body(net, InputNorm(*(tuple(net.pretrained_cfg[k]) for k in ('mean', 'std'))), timm=True)
 
 # %% ../../nbs/api/22_models.pretrained.ipynb #85e647ad
 _PROBE_SIZES = 64, 96, 128, 192, 224, 256, 288, 336, 384, 448, 512
@@ -254,7 +260,7 @@ def layer_groups(
     params = dict(model.named_parameters())
     return [[params[name] for name in names] for names in model.group_names]
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #992257fc
+# %% ../../nbs/api/22_models.pretrained.ipynb #b2d7197f
 def _set_layout(body):
     "Find out what `body` gives: its layout, and the number of features"
     out, _ = _probe(body)
@@ -287,7 +293,7 @@ def _classic_parts(arch, n_classes, *, size, normalize, weights):
         if about[what] != expected:
             raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
     if weights is not None: _load_matching(arch[0], _read_weights(weights), f'the weights in {str(weights)!r}')
-    body, _ = _own_body(arch[0], normalize)
+    body, _ = make_body(arch[0], normalize=normalize)
     body.sizes = about['size'],
     return body, arch[1], about
 
@@ -295,11 +301,6 @@ def _classic_parts(arch, n_classes, *, size, normalize, weights):
 def _is_classic(arch):
     if isinstance(arch, str): return arch.startswith('classic/')
     return isinstance(getattr(arch, 'config', None), dict) and 'options' in arch.config and len(arch) == 2
-
-
-def _own_body(module, normalize):
-    norm = None if normalize is None else InputNorm(*normalize)
-    return Body(module, norm), None
 
 
 def make_body(
@@ -310,12 +311,12 @@ def make_body(
     normalize:tuple|None=None, # (mean, std) instead of the backbone's own; the only ones for a module
 )->tuple[Body, str|None]: # The body, and the full name of the backbone or None
     "Make the body of a classifier."
-    if isinstance(arch, nn.Module): body, name = _own_body(arch, normalize)
+    if isinstance(arch, nn.Module): body, name = Body(arch), None
     else:
         name = qualified_name(arch)
         source, _, short = name.partition('/')
         body = _torchvision_body(short, pretrained, weights) if source == 'torchvision' else _timm_body(source, short, pretrained, weights)
-        if normalize is not None: body.norm = InputNorm(*normalize)
+    if normalize is not None: body.norm = InputNorm(*normalize)
     return body, name
 
 
@@ -340,8 +341,11 @@ def image_model(
         _set_layout(body)
     else:
         body, name = make_body(arch, pretrained=pretrained, weights=weights, normalize=normalize)
-        if own and size is not None: body.sizes, more = tuple(sorted({*_PROBE_SIZES, size})), more | dict(size=size)
-        n_features = _set_layout(body)
+        try: n_features = _set_layout(body)
+        except ValueError:
+            if not own or size is None: raise
+            body.sizes, more = (size,), more | dict(size=size)  # it takes none of the usual sizes
+            n_features = _set_layout(body)
         vectors = body.layout in ('vector', 'tokens')
         flat = pool == 'flatten' and not vectors
         if flat: more = more | dict(size=size)
