@@ -29,18 +29,22 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
            'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state',
            'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
-           'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss',
-           'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
-           'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
-           'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor',
-           'history_frame', 'Run', 'extract_features', 'fit_features', 'frozen_features', 'on_features',
-           'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner',
-           'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate',
-           'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
-           'plot_top_losses', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier',
-           'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'BOX', 'box_iou', 'box_table', 'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes',
+           'digits_on_photos', 'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table',
+           'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
+           'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep',
+           'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval',
+           'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features', 'fit_features',
+           'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
+           'image_learner', 'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders',
+           'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss',
+           'mean_box_iou', 'predict_boxes', 'TwoHeads', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head',
+           'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
+           'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier',
+           'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study',
+           'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #14a2215f
+# %% ../nbs/api/99_all.ipynb #698e79ab
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -75,6 +79,8 @@ from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_
 from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, Interrupted, load_training_state, read_about, read_state, save_state,
     training_identity, training_state)
 from .train.keep import AveragedWeights, BestCheckpoint, EarlyStopping
+from imgcls.data.boxes import (BOX, box_iou, box_table, boxes_to_photo, boxes_to_square, BoxPresize, BoxReader, check_boxes, digits_on_photos, read_voc,
+    TidyBoxes)
 from .train.surgery import freeze_before, GradualUnfreezing, layer_table, lr_table
 from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss, OneVsAllLoss, softmax
 from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestions, lr_sweep, LRRecord, plot_lr_find, plot_lr_sweep, plot_schedules, poly_decay,
@@ -83,10 +89,13 @@ from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
 from .train.run import history_frame, Run
 from .train.features import extract_features, fit_features, frozen_features, on_features, predict_features, weights_hash, why_not_cached
 from .train.learner import fine_tune, image_learner, ImageLearner, predict
+from .train.boxes import (BOX_AUGMENT, box_block, box_learner, box_loaders, BOX_LOSSES, BoxHead, BoxLoss, class_accuracy, class_predictions, edge_loss,
+    iou_loss, mean_box_iou, predict_boxes, TwoHeads)
 from .models.drawing import draw_network, NetworkDrawing
 from .train.heads import check_estimator, is_head, to_head
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
+from .evaluate.boxes import mean_iou, plot_boxes
 from .deploy.predictor import BundleError, Classifier, load_bundle
 from .deploy.bundle import save_bundle
 from .deploy.imagenet import imagenet_classifier, imagenet_names, imagenet_predict
@@ -113,12 +122,15 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size',
          'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError',
          'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state',
-         'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy',
-         'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions',
-         'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr',
-         'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features',
-         'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner',
-         'ImageLearner', 'predict', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate',
-         'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'BundleError',
-         'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare',
-         'Comparison', 'paired_difference', 'plot_runs']
+         'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'BOX', 'box_iou', 'box_table', 'boxes_to_photo', 'boxes_to_square', 'BoxPresize',
+         'BoxReader', 'check_boxes', 'digits_on_photos', 'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table',
+         'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
+         'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
+         'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run',
+         'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
+         'image_learner', 'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES', 'BoxHead',
+         'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads', 'draw_network',
+         'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
+         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier',
+         'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison',
+         'paired_difference', 'plot_runs']

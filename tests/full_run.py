@@ -1,7 +1,7 @@
 """`make test-full`: all tests at full counts, then every notebook as written in a Jupyter kernel; the result goes to tests/last_full_run.txt.
 
 A test reads `IMGCLS_FULL=1` for its full counts, and tells what it counted with pytest's `record_testsuite_property(name, value)`: that is
-written down too. Studies, and the tutorial that trains for an hour, run shrunk (`IMGCLS_QUICK=1`), for their outputs are made by hand. The notebooks
+written down too. Studies, and the tutorials that train for long, run shrunk (`IMGCLS_QUICK=1`), for their outputs are made by hand. The notebooks
 themselves stay as they are.
 """
 import os, platform, re, subprocess, sys, tempfile, time
@@ -53,7 +53,7 @@ def run_notebooks(folder):
     found = sorted(o for o in nbs.rglob('*.ipynb') if not any(q[0] in '._' for q in o.relative_to(nbs).parts))
     rows, ended_well = [], True
     for quick in (False, True):
-        some = [o for o in found if (o.parent.name == 'studies' or o.stem == '3_transfer_learning') == quick]
+        some = [o for o in found if (o.parent.name == 'studies' or o.stem in ('3_transfer_learning', '6_classic_networks', '8_ensembles')) == quick]
         if not some: continue
         env = {'IMGCLS_QUICK': '1'} if quick else {}
         text, status = stream([root/'tools/run_nbs.py', '--flags', 'slow', '--out', folder, *some], env)

@@ -62,6 +62,11 @@ def few_features(vocab=('a', 'b')): return public.Features(np.eye(2, dtype='floa
 def fitted(vocab=('a', 'b')): return public.fit_features(few_features(vocab), LogisticRegression())
 
 
+def boxed(w, x_max=9.):
+    "The table with a box in each photo"
+    return w.table.assign(x_min=2., y_min=2., x_max=x_max, y_max=9.)
+
+
 def raise_memory(learn):
     with public.memory_guard(learn): raise torch.OutOfMemoryError('CUDA out of memory')
 
@@ -402,6 +407,36 @@ rows = {
     'imagenet_predict: k': (lambda w: public.imagenet_predict('x.jpg', k=0), ValueError, 'a whole number from 1 to 1000'),
     'imagenet_predict: not images': (lambda w: public.imagenet_predict(42), TypeError, 'must be a path, a folder, bytes'),
     'imagenet_predict: compute': (lambda w: public.imagenet_predict('x.jpg', compute='fp23'), ValueError, "Did you mean 'fp32'"),
+    'BoxPresize: too small': (lambda w: public.BoxPresize(64, 32), ValueError, '`presize` must be at least `size`, got presize=32 and size=64'),
+    'box_iou: three numbers': (lambda w: public.box_iou([1, 2, 3], [1, 2, 3]), ValueError, 'a box has four numbers, x_min, y_min, x_max, y_max; got an array of shape (3,)'),
+    'box_table: folder without annotations': (lambda w: public.box_table(w.photos), DataError, 'there are no XML files in'),
+    'box_table: columns': (lambda w: public.box_table(w.table), DataError, 'which columns hold the box?'),
+    'box_table: outside': (lambda w: public.box_table(boxed(w, 99.), verify='header'), DataError, 'cat/0.png: the box (2, 2, 99, 9) reaches out of the photo of 24 × 20 pixels'),
+    'box_table: no area': (lambda w: public.box_table(boxed(w, 2.), verify='header'), DataError, 'cat/0.png: the box (2, 2, 2, 9) has no area'),
+    'box_table: orientation': (lambda w: public.box_table(boxed(w), orientation='raw'), ValueError, "`orientation` must be one of 'upright', 'stored', got 'raw'"),
+    'read_voc: broken': (lambda w: public.read_voc(w.folder/'file.txt'), DataError, "can't be read as XML"),
+    'read_voc: several': (lambda w: public.read_voc(w.folder, several='first'), ValueError, "`several` must be one of 'error', 'largest', got 'first'"),
+    'check_boxes: outside': (lambda w: public.check_boxes(boxed(w, 99.)), DataError, 'cat/0.png: the box (2, 2, 99, 9) reaches out of the photo'),
+    'digits_on_photos: counts': (lambda w: public.digits_on_photos(w.folder/'d', counts=(5, 0, 1)), ValueError, '`counts` must be three numbers of images'),
+    'digits_on_photos: folder': (lambda w: public.digits_on_photos(w.folder/'photos', counts=(5, 1, 1)), FileExistsError, 'photos'),
+    'boxes_to_square: method': (lambda w: public.boxes_to_square([[1, 1, 2, 2]], [[9, 9]], presize=8, method='pad'), ValueError, "`method` must be one of 'crop', 'squish', got 'pad'"),
+    'boxes_to_photo: method': (lambda w: public.boxes_to_photo([[1, 1, 2, 2]], [[9, 9]], presize=8, method='pad'), ValueError, "`method` must be one of 'crop', 'squish', got 'pad'"),
+    'box_block: trivial': (lambda w: public.box_block(boxed(w), augment='trivial'), ValueError, "augment='trivial' moves the pixels and leaves the box where it was"),
+    'box_loaders: no table': (lambda w: public.box_loaders(w.photos), TypeError, '`table` must come from `box_table`'),
+    'box_loaders: outside': (lambda w: public.box_loaders(boxed(w, 99.), size=16), DataError, 'cat/0.png: the box (2, 2, 99, 9) reaches out of the photo'),
+    'box_loaders: cut away': (lambda w: public.box_loaders(boxed(w).assign(x_min=0., x_max=1.5), size=16, method='crop', num_workers=0), DataError, "method='crop' shows the middle square of a photo"),
+    'box_learner: no boxes': (lambda w: public.box_learner(w.dls), TypeError, 'these loaders have no boxes: make them with `box_loaders`'),
+    'BoxHead: nothing': (lambda w: public.BoxHead(8, places=0), ValueError, 'must be at least 1, got 8, 0, 32, 128'),
+    'BoxLoss: unknown': (lambda w: public.BoxLoss('gio'), ValueError, "got 'gio'. Did you mean 'giou'?"),
+    'BoxLoss: weight': (lambda w: public.BoxLoss(weight=-1), ValueError, '`weight` must be 0 or more, got -1'),
+    'predict_boxes: no boxes': (lambda w: public.predict_boxes(w.learn), TypeError, 'this learner gives no boxes: make it with `box_learner`'),
+    'class_predictions: a table': (lambda w: public.class_predictions(w.table), DataError, '`found` must come from `predict_boxes`'),
+    'mean_iou: unknown': (lambda w: public.mean_iou(w.table), DataError, 'the mean IoU needs the column `iou`'),
+    'mean_iou: none': (lambda w: public.mean_iou(pd.DataFrame(dict(iou=[]))), DataError, 'the mean IoU of no photos is unknown'),
+    'mean_iou: level': (lambda w: public.mean_iou(pd.DataFrame(dict(iou=[1.])), level=95), ValueError, '`level` must lie between 0 and 1, got 95'),
+    'plot_boxes: no boxes': (lambda w: public.plot_boxes(w.table), DataError, 'there are no boxes in this frame'),
+    'plot_boxes: order': (lambda w: public.plot_boxes(boxed(w), order='wurst'), ValueError, "got 'wurst'. Did you mean 'worst'?"),
+    'plot_boxes: k': (lambda w: public.plot_boxes(boxed(w), k=0), ValueError, '`k` must be 1 or more, got 0'),
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
@@ -410,7 +445,7 @@ silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'fi
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
           'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint', 'ACTIVATIONS', 'JOINS', 'NETWORKS', 'POOLINGS', 'list_models', 'DownsampleBlock', 'InceptionBlock', 'ResidualBlock',
-          'is_head', 'imagenet_names', 'on_features', 'weights_hash', 'why_not_cached'}
+          'is_head', 'imagenet_names', 'BOX', 'BOX_AUGMENT', 'BOX_LOSSES', 'BoxReader', 'TidyBoxes', 'TwoHeads', 'class_accuracy', 'edge_loss', 'iou_loss', 'mean_box_iou', 'on_features', 'weights_hash', 'why_not_cached'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

@@ -21,7 +21,7 @@ _log = logging.getLogger('imgcls')
 # %% auto #0
 __all__ = ['list_samples', 'sample']
 
-# %% ../../nbs/api/10_data.samples.ipynb #b6056987
+# %% ../../nbs/api/10_data.samples.ipynb #8070271f
 _flowers = '''daffodil snowdrop lily_valley bluebell crocus iris tigerlily tulip fritillary
     sunflower daisy colts_foot dandelion cowslip buttercup windflower pansy'''.split()
 _imagenette = dict(n01440764='tench', n02102040='english_springer', n02979186='cassette_player', n03000684='chain_saw', n03028079='church',
@@ -42,7 +42,9 @@ def _lay_imagenette(unpacked, folder):
     for o in [o for split in ('train', 'val') for o in (folder/split).iterdir()]: o.rename(o.with_name(_imagenette.get(o.name, o.name)))
 
 def _lay_pets(unpacked, folder):
-    (_subfolder(unpacked, 'images')/'images').rename(folder/'images')
+    top = _subfolder(unpacked, 'images')
+    (top/'images').rename(folder/'images')
+    if (top/'annotations/xmls').is_dir(): (top/'annotations/xmls').rename(folder/'xmls')  # boxes of the heads, for `box_table`
 
 def _lay_flowers(unpacked, folder):
     for o in sorted((_subfolder(unpacked, 'jpg')/'jpg').glob('image_*.jpg')):

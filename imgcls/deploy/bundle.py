@@ -23,7 +23,7 @@ from ..train.trace import copy_weights
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #e52f754b
+# %% ../../nbs/api/51_deploy.bundle.ipynb #fcd2e0e8
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     counts = table_counts(usable_rows(table)).drop(columns='unusable', errors='ignore')
@@ -46,6 +46,7 @@ def _describe(learn, metrics):
     if not isinstance(config, dict): raise TypeError('the model has no `config`: make the learner with `image_learner`')
     if not all(hasattr(dls, o) for o in ('size', 'presize', 'method')):
         raise TypeError('the loaders have no `size`, `presize` and `method`: make them with `image_loaders`')
+    if config.get('boxes'): raise ImgclsError('a bundle holds a classifier, and this network gives boxes too. `learn.save` keeps its weights.')
     if getattr(dls, 'multi_label', False):
         raise ImgclsError('a bundle holds a classifier that gives one label to an image, and this one gives several. `learn.save` keeps its weights.')
     table = getattr(dls, 'table', None)

@@ -246,7 +246,7 @@ def predict_features(
     probs = _several_probs(estimator, x, len(features.vocab)) if several else estimator_probs(estimator, x, features.vocab)
     return Predictions(probs, features.vocab, targets=part.targets, items=part.items, root=part.root, split=split if isinstance(split, str) else None, multi_label=several)
 
-# %% ../../nbs/api/34_train.features.ipynb #aeffe642
+# %% ../../nbs/api/34_train.features.ipynb #bfc6d5ec
 _HARMLESS = {TrainEvalCallback, Recorder, CastToTensor, ProgressCallback, ParamScheduler, MixedPrecision, GradientAccumulation, GradientClip, CSVLogger, EarlyStoppingCallback,
              ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, ShowGraphCallback}
 _MOST_BYTES = 2 * 2**30
@@ -257,7 +257,8 @@ def _ours(o): return type(o).__module__.partition('.')[0] in ('imgcls', 'fastai'
 
 def _head_pool(model):
     "How the head of `model` pools, None if the body gives vectors; '' if it isn't a head of `image_head`"
-    first = model[1][0] if isinstance(model[1], nn.Sequential) and len(model[1]) else None
+    if not isinstance(model[1], nn.Sequential) or not any(isinstance(o, nn.Linear) for o in model[1]): return ''
+    first = model[1][0]
     if isinstance(first, GlobalPool): return first.pool
     if isinstance(first, FlattenMap): return 'flatten'
     return None if getattr(model[0], 'layout', '') in ('vector', 'tokens') else ''

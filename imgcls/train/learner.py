@@ -301,7 +301,7 @@ def fine_tune(
         if keeper: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #c2d056ee
+# %% ../../nbs/api/35_train.learner.ipynb #62fed2a1
 def _plain_loader(learn, split):
     "Loader, items and root for a learner whose loaders have no table"
     check_option('split', split, ('train', 'valid'))
@@ -330,6 +330,7 @@ def predict(
         dl, files, root = _table_loader(learn, split, bs) if hasattr(learn.dls, 'table') else _plain_loader(learn, split)
         learn.model.to(learn.dls.device)
         logits, targets, losses = learn.get_preds(dl=dl, with_loss=True, act=noop)
+        if not isinstance(logits, torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
     logits, several = logits.float(), targets.ndim == 2
     probs = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))(logits)
     name = split if isinstance(split, str) else None
