@@ -38,13 +38,14 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
            'image_learner', 'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders',
            'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss',
-           'mean_box_iou', 'predict_boxes', 'TwoHeads', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head',
-           'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
-           'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier',
-           'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study',
-           'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView',
+           'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator',
+           'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
+           'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes',
+           'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names',
+           'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #698e79ab
+# %% ../nbs/api/99_all.ipynb #32f839ea
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -91,6 +92,7 @@ from .train.features import extract_features, fit_features, frozen_features, on_
 from .train.learner import fine_tune, image_learner, ImageLearner, predict
 from .train.boxes import (BOX_AUGMENT, box_block, box_learner, box_loaders, BOX_LOSSES, BoxHead, BoxLoss, class_accuracy, class_predictions, edge_loss,
     iou_loss, mean_box_iou, predict_boxes, TwoHeads)
+from .train.ensembles import average_predictions, crop_views, CropView, predict_snapshots, predict_views, Snapshots
 from .models.drawing import draw_network, NetworkDrawing
 from .train.heads import check_estimator, is_head, to_head
 from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
@@ -129,8 +131,9 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run',
          'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
          'image_learner', 'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES', 'BoxHead',
-         'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads', 'draw_network',
-         'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-         'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier',
-         'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison',
-         'paired_difference', 'plot_runs']
+         'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads',
+         'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing',
+         'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
+         'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier', 'load_bundle',
+         'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference',
+         'plot_runs']

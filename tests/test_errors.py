@@ -437,6 +437,22 @@ rows = {
     'plot_boxes: no boxes': (lambda w: public.plot_boxes(w.table), DataError, 'there are no boxes in this frame'),
     'plot_boxes: order': (lambda w: public.plot_boxes(boxed(w), order='wurst'), ValueError, "got 'wurst'. Did you mean 'worst'?"),
     'plot_boxes: k': (lambda w: public.plot_boxes(boxed(w), k=0), ValueError, '`k` must be 1 or more, got 0'),
+    # train.ensembles
+    'average_predictions: not a list': (lambda w: public.average_predictions(w.preds), TypeError, '`predictions` must be a list of `Predictions`, got Predictions'),
+    'average_predictions: other photos': (lambda w: public.average_predictions([w.preds, w.preds[:1]]), DataError, 'predictions[1] has other photos than predictions[0]: it lacks 1: cat/1.png'),
+    'average_predictions: a photo twice': (lambda w: public.average_predictions([w.preds, w.preds[[0, 1, 1]]]), DataError, 'predictions[1] has photos more than once: cat/1.png'),
+    'average_predictions: no names': (lambda w: public.average_predictions([Predictions(half, ['cat', 'dog'])]), DataError, 'predictions[0] has no `items`'),
+    'average_predictions: weights': (lambda w: public.average_predictions([w.preds, w.preds], weights=[1]), ValueError, '`weights` must be 2 numbers, one for each member, got [1]'),
+    'average_predictions: no logits': (lambda w: public.average_predictions([w.preds], how='logits'), DataError, "predictions[0] has no logits: take how='probs'"),
+    'CropView: outside': (lambda w: public.CropView(x=2), ValueError, '`x` and `y` must be from 0 to 1, got 2 and 0.5'),
+    'crop_views: misspelt': (lambda w: public.crop_views('tencrop'), ValueError, "`views` must be one of 'plain', 'flip', 'five_crop', 'ten_crop', got 'tencrop'. Did you mean 'ten_crop'?"),
+    'crop_views: share': (lambda w: public.crop_views('ten_crop', share=1.5), ValueError, '`share` must be above 0 and at most 1, got 1.5'),
+    'predict_views: no function': (lambda w: public.predict_views(w.learn, views=['flip']), TypeError, "views[0] must be a function from a picture to a picture, got 'flip'"),
+    'predict_views: split': (lambda w: public.predict_views(w.learn, 'val'), ValueError, "`split` must be one of 'train', 'valid', 'test', got 'val'. Did you mean 'valid'?"),
+    'Snapshots: a file': (lambda w: public.Snapshots(w.folder/'file.txt'), NotADirectoryError, 'is a file. Choose another name for the folder of the snapshots'),
+    'Snapshots: cycles': (lambda w: public.Snapshots(w.folder/'snapshots', cycles=0), ValueError, '`cycles` must be a whole number of at least 1, got 0'),
+    'predict_snapshots: none': (lambda w: public.predict_snapshots(w.learn, w.folder/'void'), ValueError, 'there are no snapshots in'),
+    'predict_snapshots: no weights': (lambda w: public.predict_snapshots(w.learn, w.folder/'file.txt'), DataError, "isn't a file of weights in safetensors format"),
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls

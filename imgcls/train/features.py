@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'extract_features', 'fit_features', 'predict_features', 'why_not_cached', 'frozen_features',
            'on_features']
 
-# %% ../../nbs/api/34_train.features.ipynb #fdd78e98
+# %% ../../nbs/api/34_train.features.ipynb #392517ab
 import hashlib, logging, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, Sa
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import CastToTensor, Learner, Recorder
-from fastai.torch_core import TensorCategory, TensorMultiCategory
+from fastai.torch_core import TensorCategory, TensorImage, TensorMultiCategory
 from fastai.vision.core import PILImage
 from fastcore.basics import chunked
 from fastcore.foundation import L
@@ -95,9 +95,9 @@ def weights_hash(
     "A fingerprint of all parameters and buffers."
     return _hash(o for pair in sorted({**dict(net.named_buffers()), **net.state_dict()}.items(), key=lambda o: o[0]) for o in pair)
 
-# %% ../../nbs/api/34_train.features.ipynb #20c0c006
+# %% ../../nbs/api/34_train.features.ipynb #27b0b7d1
 class _Views:
-    "Pictures as the body gets them, one for each row and view, the same whenever and wherever they are made."
+    "Pictures, cut but not varied yet, one for each row and view, the same whenever and wherever they are made."
     def __init__(self, dls, rows, views, seed):
         self.items, self.views, self.seed = rows, views, seed
         self.read, self.cut, self.vary = (list(o.fs) for o in (dls.train_ds.tls[0].tfms, dls.train.after_item, dls.train.after_batch))
@@ -106,19 +106,20 @@ class _Views:
 
     def __getitem__(self, i):
         row, view = self.items.iloc[i], int(self.views[i])
-        return self.picture(compose_tfms(row, self.read, split_idx=int(view == 0)), view, row['path'])
+        return self.cut_out(compose_tfms(row, self.read, split_idx=int(view == 0)), view, row['path']).as_subclass(torch.Tensor)
 
-    def picture(self, photo, view, name):
-        "The tensor (3, size, size) of a view of an open photo"
-        with own_random(f'{self.seed}-{view}-{name}'):
-            x, = compose_tfms((photo,), self.cut, split_idx=int(view == 0))
-            x, = compose_tfms((x[None],), self.vary, split_idx=int(view == 0))
-        return x[0].as_subclass(torch.Tensor)
+    def cut_out(self, photo, view, name):
+        "A view of an open photo, before the batch transforms"
+        with own_random(f'{self.seed}-{view}-{name}'): return compose_tfms((photo,), self.cut, split_idx=int(view == 0))[0]
+
+    def varied(self, x, first, plain):
+        "A batch (n, 3, size, size) as the body gets it; `first` is the number of its first row"
+        with own_random(f'{self.seed}-batch-{first}'): return compose_tfms((TensorImage(x),), self.vary, split_idx=int(plain))[0].as_subclass(torch.Tensor)
 
     def fingerprint(self, view):
         "A hash of what happens to a drawn photo: other sizes, methods, transforms and versions give another one"
         noise = np.random.default_rng(0).integers(0, 256, (12, 15, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
-        return _hash(self.picture(PILImage.create(noise), view, i) for i in range(4))
+        return _hash([self.varied(torch.stack([self.cut_out(PILImage.create(noise), view, i) for i in range(4)]), 0, view == 0)])
 
 
 def _plan(table, splits, augment_views, plain_view):
@@ -132,7 +133,7 @@ def _plan(table, splits, augment_views, plain_view):
     parts = [(rows if plain_view else rows[~train], 0), *((rows[train], i) for i in range(1, augment_views + first))]
     return pd.concat([o for o, _ in parts]), np.concatenate([np.full(len(o), i) for o, i in parts])
 
-# %% ../../nbs/api/34_train.features.ipynb #66b0d1f8
+# %% ../../nbs/api/34_train.features.ipynb #7b1e4b77
 def _find_loaders(source, settings):
     if not isinstance(source, DataLoaders): return image_loaders(source, **settings)
     if not hasattr(source, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
@@ -153,10 +154,14 @@ def _describe(pictures, net, dls, settings):
                 photos=_hash(rows[columns].itertuples(index=False, name=None)), pictures=''.join(how.values()), versions=versions)
 
 
-def _fill(writer, loader, run):
-    "Add batch after batch"
-    started, first = time.perf_counter(), writer.done
-    for x in progress(loader, total=len(loader), label='features'): writer.add(run(x)[0].cpu().numpy())
+def _fill(writer, make, run):
+    "Add batch after batch: first those of the photos as they are, then those of the other views; `make` gives the loader of some rows"
+    started, first, views = time.perf_counter(), writer.done, writer.about.views
+    plain = int((views == 0).sum())
+    loaders = [make(slice(max(a, first), b)) for a, b in ((0, plain), (plain, len(views))) if b > max(a, first)]
+    for x, pictures in progress(((x, dl.dataset) for dl in loaders for x in dl), total=sum(map(len, loaders)), label='features'):
+        row = writer.done - plain  # counted from the first view that is varied
+        writer.add(run(pictures.varied(x, row, row < 0))[0].cpu().numpy())
     _log.info('features: %d rows, %.1f a second', writer.done - first, (writer.done - first) / max(time.perf_counter() - started, 1e-9))
 
 
@@ -192,10 +197,9 @@ def extract_features(
         empty = Features(np.empty((len(rows), 0)), (to_one_hot if is_multi_label(labels) else to_indices)(labels, vocab), vocab, items=rows['path'], splits=rows['split'],
                          views=views, root=table_root(dls.table), provenance=provenance)
         writer = FeatureWriter(empty, example.shape[1], path=path, dtype=dtype)
-        rest = slice(writer.done, None)
-        if writer.done < len(rows):
-            workers = dls.train.fake_l.num_workers if num_workers is None else num_workers
-            _fill(writer, ImageDL(_Views(dls, rows[rest], views[rest], seed), bs=bs, num_workers=workers, device=chosen.device), run)
+        workers = dls.train.fake_l.num_workers if num_workers is None else num_workers
+        def make(o): return ImageDL(_Views(dls, rows[o], views[o], seed), bs=bs, num_workers=workers, device=chosen.device)
+        if writer.done < len(rows): _fill(writer, make, run)
     return writer.finish()
 
 # %% ../../nbs/api/34_train.features.ipynb #34d99f6d
