@@ -36,8 +36,9 @@ from ..predictions import Predictions
 from .learner import ImageLearner, image_learner
 from .trace import keep_random
 
-# %% ../../nbs/api/36_train.boxes.ipynb #49c41f4d
-BOX_AUGMENT = PRESETS['standard'].but(max_rotate=0., max_warp=0.)  # without what makes boxes loose
+# %% ../../nbs/api/36_train.boxes.ipynb #ca459c4f
+_standard = PRESETS['standard']
+BOX_AUGMENT = _standard.but(max_rotate=0., max_warp=0.)  # without what makes boxes loose
 
 def _vary_with_boxes(augment, size):
     "Transforms of the item and of the batch that move boxes with the pixels"
