@@ -21,31 +21,31 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size', 'layer_costs',
            'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS', 'Branches',
            'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv',
-           'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model', 'lenet',
-           'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet',
-           'Body', 'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config',
-           'qualified_name', 'WeightsError', 'copy_weights', 'keep_random', 'load_random_state', 'no_trace',
-           'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
-           'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
-           'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state',
-           'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
-           'BOX', 'box_iou', 'box_table', 'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes',
-           'digits_on_photos', 'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table',
-           'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
-           'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep',
-           'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval',
-           'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features', 'fit_features',
-           'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
-           'image_learner', 'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders',
-           'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss',
-           'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView',
-           'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator',
-           'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-           'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes',
-           'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names',
-           'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'create_model', 'lenet', 'list_models',
+           'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body',
+           'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name',
+           'WeightsError', 'copy_weights', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer',
+           'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard',
+           'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError', 'describe_state',
+           'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity',
+           'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'BOX', 'box_iou', 'box_table',
+           'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes', 'digits_on_photos',
+           'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy',
+           'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
+           'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules',
+           'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines',
+           'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features', 'fit_features', 'frozen_features',
+           'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner',
+           'ImageLearner', 'predict', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES', 'BoxHead',
+           'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes',
+           'TwoHeads', 'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views',
+           'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate',
+           'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history',
+           'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle',
+           'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison',
+           'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #32f839ea
+# %% ../nbs/api/99_all.ipynb #c2c88b01
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -72,7 +72,7 @@ from .models.arithmetic import conv_size, layer_costs, output_shape, receptive_f
 from imgcls.models.blocks import (activation_layers, ACTIVATIONS, Branches, conv_block, DownsampleBlock, InceptionBlock, JOINS, ResidualBlock, separable_conv,
     separable_ratio)
 from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
-from .models.classic import (alexnet, create_model, lenet, list_models, minigooglenet, minivggnet, minixception, mlp, NETWORKS, POOLINGS, shallownet)
+from .models.classic import create_model, lenet, list_models, minigooglenet, minivggnet, minixception, mlp, NETWORKS, POOLINGS, shallownet
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
 from .train.trace import copy_weights, keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
@@ -118,8 +118,8 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader', 'TableReader', 'TableSplitter', 'plot_classes', 'plot_sizes',
          'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size', 'layer_costs', 'output_shape', 'receptive_field',
          'smallest_size', 'activation_layers', 'ACTIVATIONS', 'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS',
-         'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'alexnet', 'create_model',
-         'lenet', 'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED',
+         'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'create_model', 'lenet',
+         'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED',
          'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'copy_weights',
          'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size',
          'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError',

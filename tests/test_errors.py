@@ -377,7 +377,7 @@ rows = {
     'shallownet: size': (lambda w: public.shallownet(3, 0), ValueError, 'images of 0 px are too small for this network: they must have at least 1 px'),
     'lenet: pool': (lambda w: public.lenet(3, 32, pool='mean'), ValueError, "`pool` must be one of 'max', 'avg', got 'mean'"),
     'minivggnet: dropout': (lambda w: public.minivggnet(3, 32, dropout=2), ValueError, '`dropout` must be at least 0 and below 1, got'),
-    'alexnet: lists': (lambda w: public.alexnet(3, 227, filters=(8, 8)), ValueError, '`filters`, `kernels` and `strides` must be equally long, got 2, 5 and 5'),
+    'create_model: lists': (lambda w: public.create_model('alexnet', 3, size=227, filters=(8, 8)), ValueError, '`filters`, `kernels` and `strides` must be equally long, got 2, 5 and 5'),
     'minigooglenet: size': (lambda w: public.minigooglenet(3, 4), ValueError, 'images of 4 px are too small for this network'),
     'minixception: dropout': (lambda w: public.minixception(3, 64, dropout=-1), ValueError, '`dropout` must be at least 0 and below 1, got'),
     'image_model: classic': (lambda w: image_model('classic/lenet', 3), ValueError, "'classic/lenet' is made for one image size: give `size`"),

@@ -120,9 +120,10 @@ def whole(nursery, tmp_path_factory):
 def test_killed_at_any_moment(nursery, whole, tmp_path, seed):
     "SIGKILL at a random moment, then the rest: the same weights and history, and at most one epoch done twice"
     other, seconds = whole
-    moment, status, folder = random.Random(seed).uniform(0.02, 0.95) * seconds, 0, None
-    while status == 0:  # it was over before: a quicker machine than the one that measured
-        folder, moment = tmp_path/f'{moment:.3f}', moment * 0.8 if folder else moment
+    moment, status, tries = random.Random(seed).uniform(0.02, 0.95) * seconds / 0.8, 0, 0
+    while status == 0:  # again if it was over before: a quicker machine than the one that measured
+        moment, tries = 0.8 * moment, tries + 1
+        folder = tmp_path/str(tries)
         folder.mkdir()
         status = nursery(folder, after=moment)
     assert status == -9
