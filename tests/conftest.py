@@ -1,8 +1,10 @@
 """Options of the test run, and what it needs of the environment before anything is imported."""
 import atexit, os, shutil, tempfile
 
+from imgcls.core import available_cores  # imports nothing that would start threads
+
 if workers := int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 0)):  # the cores are shared out, and a bit-for-bit comparison has as many threads everywhere
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, available_cores() // workers)))
 os.environ.setdefault('MPLBACKEND', 'Agg')  # no window, whatever machine this is
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # on a busy machine, threads of torch that spin while they wait make training ten times slower
 if 'IMGCLS_CACHE' not in os.environ:  # what tests leave in the cache doesn't pile up in the user's

@@ -110,7 +110,6 @@ def test_interrupted_before_training(photos, tmp_path):
     "Ctrl-C while the photos are looked at: status 130, no traceback, nothing left"
     process = start('train', photos, '--out', 'deep/run', *small, cwd=tmp_path)
     while not (tmp_path/'deep/run/run.toml').exists() and process.poll() is None: time.sleep(0.01)
-    time.sleep(0.1)  # the folder is made, and the run has begun
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and 'Traceback' not in err

@@ -24,6 +24,7 @@ from imgcls.models.pretrained import Body, image_model, layer_groups
 from imgcls.train.features import extract_features, fit_features, predict_features, weights_hash, why_not_cached
 from imgcls.train.heads import to_head
 from imgcls.train.learner import fine_tune, image_learner
+from imgcls.train.surgery import GradualUnfreezing
 from imgcls.train.vectors import Features
 
 
@@ -398,6 +399,7 @@ def test_why_not_cached(table, caplog):
     learn = image_learner(dls, 'timm/resnet18', pretrained=False, compute='fp32', bn_eval=True)
     assert why_not_cached(learn) == ''
     assert 'mix_up' in why_not_cached(learn, cbs=MixUp()) and 'callback' in why_not_cached(learn, cbs=[Callback()])
+    assert 'train the body: gradual_unfreezing' in why_not_cached(learn, cbs=[GradualUnfreezing()])
     assert 'GiB' in why_not_cached(learn, 10**6)
     assert 'evaluation mode' in why_not_cached(image_learner(dls, 'timm/resnet18', pretrained=False, compute='fp32', bn_eval=False))
     assert 'image_learner' in why_not_cached(Learner(dls, learn.model))

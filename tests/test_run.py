@@ -102,3 +102,15 @@ def test_history_of_all_fits_is_preferred():
     assert frame.to_dict('list') == dict(epoch=[0, 1], train_loss=[1., 0.5], valid_loss=[2., 1.])
     for learn in (SimpleNamespace(), SimpleNamespace(history=[]), SimpleNamespace(recorder=SimpleNamespace())):
         with pytest.raises(ValueError, match='not trained yet'): history_frame(learn)
+
+
+def test_interrupted_while_it_is_made(tmp_path, monkeypatch):
+    "Ctrl-C after `run.toml` is written and before there is a run to hand over: nothing is left"
+    from imgcls.train import run as module
+    write = module._write_toml
+    def interrupted(path, obj):
+        write(path, obj)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(module, '_write_toml', interrupted)
+    with pytest.raises(KeyboardInterrupt): module.Run.create(tmp_path/'a/b', {})
+    assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #eda0127b
+# %% ../../nbs/api/82_commands.train.ipynb #1553aa2b
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -74,16 +74,16 @@ def _write_results(run, learn, table):
 
 
 @contextmanager
-def _resumable(run):
-    "Say how to go on if the block is interrupted; SIGTERM interrupts as Ctrl-C does"
+def _resumable(out):
+    "Say how to go on with the run in folder `out` if the block is interrupted; SIGTERM interrupts as Ctrl-C does"
     from imgcls.train.state import Checkpoint, Interrupted
     def stop(number, frame): raise Interrupted('stopped', number)
     before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
     try: yield
     except KeyboardInterrupt as e:
-        kept = any((run.path/'checkpoints'/o).exists() for o in (Checkpoint.file, Checkpoint.features))
+        kept = any((out/'checkpoints'/o).exists() for o in (Checkpoint.file, Checkpoint.features))
         if not kept: raise Interrupted('stopped before the first batch: nothing is kept', getattr(e, 'signal', signal.SIGINT)) from e
-        go_on = f'imgcls train --out {os.path.relpath(run.path)} --resume'
+        go_on = f'imgcls train --out {os.path.relpath(out)} --resume'
         raise Interrupted(f'stopped; the state of the training is kept. Go on with: {go_on}', getattr(e, 'signal', signal.SIGINT)) from e
     finally:
         if before is not None: signal.signal(signal.SIGTERM, before)
@@ -100,7 +100,7 @@ def train_run(
     from imgcls.train import learner  # noqa: F401 - all imports that take long come before the first file
     from imgcls.train.run import Run
     qualified_name(s['arch'])
-    with run or Run.create(out, s) as run, _resumable(run):
+    with _resumable(out), run or Run.create(out, s) as run:
         from imgcls.compute import compute_report
         from imgcls.data import tables
         table = read_table(folder, s['strict'], label=s['label'], valid=s['valid'], seed=s['seed'])

@@ -118,7 +118,7 @@ def _read_config(file):
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #c72ec3c8
+# %% ../../nbs/api/50_deploy.predictor.ipynb #87b75341
 def _read_bytes(file, sha256):
     "The file, if it is the one with this hash"
     data = file.read_bytes()
@@ -146,6 +146,7 @@ def _read_estimator(file, config, trusted):
         odd = sorted(set(sio.get_untrusted_types(data=data)) - trusted)
         if not odd:
             res = sio.loads(data, trusted=sorted(trusted))
+            if not 0 < res.n_features_in_ < 2**27: raise ValueError(f'it asks for {res.n_features_in_} features')
             estimator_probs(res, np.zeros((1, res.n_features_in_)), config['vocab'])
             return res
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RecursionError, zipfile.BadZipFile) as e:

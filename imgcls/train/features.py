@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'extract_features', 'fit_features', 'predict_features', 'why_not_cached', 'frozen_features',
            'on_features']
 
-# %% ../../nbs/api/34_train.features.ipynb #392517ab
+# %% ../../nbs/api/34_train.features.ipynb #ff96f540
 import hashlib, logging, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +44,7 @@ from ..models.layers import POOLS, FlattenMap, GlobalPool
 from ..models.pretrained import image_model
 from ..predictions import Predictions
 from .callbacks import BnEval
+from .surgery import GradualUnfreezing
 from .trace import keep_random
 from .vectors import Features, FeatureWriter, estimator_probs
 
@@ -250,13 +251,16 @@ def predict_features(
     probs = _several_probs(estimator, x, len(features.vocab)) if several else estimator_probs(estimator, x, features.vocab)
     return Predictions(probs, features.vocab, targets=part.targets, items=part.items, root=part.root, split=split if isinstance(split, str) else None, multi_label=several)
 
-# %% ../../nbs/api/34_train.features.ipynb #bfc6d5ec
+# %% ../../nbs/api/34_train.features.ipynb #4dc7d021
 _HARMLESS = {TrainEvalCallback, Recorder, CastToTensor, ProgressCallback, ParamScheduler, MixedPrecision, GradientAccumulation, GradientClip, CSVLogger, EarlyStoppingCallback,
              ReduceLROnPlateau, SaveModelCallback, TerminateOnNaNCallback, ShowGraphCallback}
 _MOST_BYTES = 2 * 2**30
 
 
-def _ours(o): return type(o).__module__.partition('.')[0] in ('imgcls', 'fastai', 'fasttransform')
+def _made_by(o, *libraries): return type(o).__module__.partition('.')[0] in libraries
+
+
+def _is_harmless(cb): return type(cb) in _HARMLESS or _made_by(cb, 'imgcls') and not isinstance(cb, GradualUnfreezing)
 
 
 def _head_pool(model):
@@ -280,10 +284,10 @@ def why_not_cached(
     if _head_pool(learn.model) == '': return "the head isn't one of `image_head`"
     body, trained = {id(p) for p in learn.model[0].parameters()}, list(learn.splitter(learn.model))[-1]
     if any(id(p) in body for p in trained): return 'a part of the body is trained with the head'
-    odd = [cb.name for cb in [*learn.cbs, *L(cbs)] if type(cb) not in _HARMLESS and type(cb).__module__.partition('.')[0] != 'imgcls']
-    if odd: return f'callbacks that may look at the photos: {shorten(odd)}'
+    odd = [cb.name for cb in [*learn.cbs, *L(cbs)] if not _is_harmless(cb)]
+    if odd: return f'callbacks that may look at the photos or train the body: {shorten(odd)}'
     pipes = learn.dls.train_ds.tls[0].tfms, learn.dls.train.after_item, learn.dls.train.after_batch
-    odd = [getattr(o, 'name', type(o).__name__) for pipe in pipes for o in pipe.fs if not _ours(o)]
+    odd = [getattr(o, 'name', type(o).__name__) for pipe in pipes for o in pipe.fs if not _made_by(o, 'imgcls', 'fastai', 'fasttransform')]
     if odd: return f'transforms of your own: {shorten(odd)}'
     need = views * len(learn.dls.train_ds) * next(m for m in learn.model[1] if isinstance(m, (nn.Linear, nn.BatchNorm1d))).weight.shape[-1] * 4
     return f'the features would take {need / 2**30:.1f} GiB' if need > _MOST_BYTES else ''

@@ -31,7 +31,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #3768ccc7
+# %% ../../nbs/api/33_train.run.ipynb #e60391c1
 _PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
@@ -76,9 +76,12 @@ class Run:
         made = [o for o in (folder, *folder.parents) if not o.exists()]
         packages = package_versions('fastai', 'torch', 'torchvision', 'timm', 'numpy', 'pandas', 'pillow', 'safetensors')
         now = datetime.now().astimezone().replace(microsecond=0)
-        _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
-        run = cls(folder)
-        run._made, run._new = made, True
+        run = cls.__new__(cls)
+        run.path, run._made, run._new = folder, made, True
+        try: _write_toml(folder/'run.toml', dict(started=now, settings=settings, versions=packages, machine=_machine()))
+        except BaseException:
+            if folder.is_dir(): run._remove()
+            raise
         return run
 
     def __enter__(self): return self

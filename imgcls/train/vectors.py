@@ -197,12 +197,7 @@ class FeatureWriter:
         return Features(self.vectors, self.about.targets, self.about.vocab, root=self.about.root, provenance=self.about.provenance,
                         **{k: getattr(self.about, k) for k in _COLUMNS[1:]})
 
-# %% ../../nbs/api/04_train.vectors.ipynb #cfd1fe9c
-def _softmax(o):
-    o = np.exp(o - o.max(1, keepdims=True))
-    return o / o.sum(1, keepdims=True)
-
-
+# %% ../../nbs/api/04_train.vectors.ipynb #2fe9c8d8
 def estimator_probs(
     estimator, # A fitted classifier of scikit-learn, whose classes are names of `vocab` or numbers in it
     x:np.ndarray, # (n, d) vectors
@@ -212,8 +207,9 @@ def estimator_probs(
     known = [o if isinstance(o, str) else vocab[int(o)] for o in estimator.classes_]
     if hasattr(estimator, 'predict_proba'): probs = estimator.predict_proba(x)
     elif hasattr(estimator, 'decision_function'):
+        from scipy.special import softmax
         scores = estimator.decision_function(x)
-        probs = _softmax(np.stack([np.zeros(len(x)), scores], axis=1) if scores.ndim == 1 else scores)
+        probs = softmax(np.stack([np.zeros(len(x)), scores], axis=1) if scores.ndim == 1 else scores, axis=1)
     else: probs = estimator.predict(x)[:, None] == estimator.classes_
     if probs.shape[1] != len(known): raise DataError(f"the estimator knows {len(known)} classes and gives {probs.shape[1]} scores: use decision_function_shape='ovr'")
     res, unknown = np.zeros((len(x), len(vocab))), sorted(set(known) - set(vocab))
