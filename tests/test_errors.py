@@ -461,7 +461,7 @@ silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'fi
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
           'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint', 'ACTIVATIONS', 'JOINS', 'NETWORKS', 'POOLINGS', 'list_models', 'DownsampleBlock', 'InceptionBlock', 'ResidualBlock',
-          'is_head', 'imagenet_names', 'BOX', 'BOX_AUGMENT', 'BOX_LOSSES', 'BoxReader', 'TidyBoxes', 'TwoHeads', 'class_accuracy', 'edge_loss', 'iou_loss', 'mean_box_iou', 'on_features', 'weights_hash', 'why_not_cached'}
+          'is_head', 'imagenet_names', 'to_predictions', 'BOX', 'BOX_AUGMENT', 'BOX_LOSSES', 'BoxReader', 'TidyBoxes', 'TwoHeads', 'class_accuracy', 'edge_loss', 'iou_loss', 'mean_box_iou', 'on_features', 'weights_hash', 'why_not_cached'}
 
 
 def files(folder): return {o: o.stat().st_mtime_ns for o in folder.rglob('*') if 'changed' not in o.parts}

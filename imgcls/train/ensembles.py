@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['average_predictions', 'CropView', 'crop_views', 'predict_views', 'Snapshots', 'predict_snapshots']
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #61e4bdd2
+# %% ../../nbs/api/37_train.ensembles.ipynb #1444f573
 import math, os
 from collections import Counter
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from ..data.loaders import split_loader
 from ..data.presize import Presize
 from ..images import eval_image, fit_short_side, open_image
 from ..predictions import Predictions
-from .learner import predict
+from .learner import predict, to_predictions
 from .trace import copy_weights, keep_random
 
 # %% ../../nbs/api/37_train.ensembles.ipynb #cbdc1a2d
@@ -162,7 +162,7 @@ def crop_views(
     plain = [CropView()] if name in ('plain', 'flip') else [CropView(x, y, share) for x, y in _PLACES]
     return plain if name in ('plain', 'five_crop') else plain + [CropView(o.x, o.y, o.share, mirror=True) for o in plain]
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #9a5c1911
+# %% ../../nbs/api/37_train.ensembles.ipynb #bad0b4ab
 class _Looks(ItemTransform):
     "Item transform: (views, 3, size, size) of an opened photo, which is presized once"
     def __init__(self, tfms, views):
@@ -232,13 +232,9 @@ def predict_views(
         rows = dl.dataset.items
         learn.model.to(learn.dls.device)
         found = learn.get_preds(dl=_LookBatches(dl, views), with_loss=True, act=noop, reorder=False)
-    several = found[1].ndim == 2
-    activation = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))
     root = (split if isinstance(split, pd.DataFrame) else learn.dls.table).attrs['root']
-    about = dict(items=list(rows['path']), root=root, split=split if isinstance(split, str) else None, multi_label=several,
-                 one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several)
-    res = [Predictions(np.asarray(activation(logits.float())), list(learn.dls.vocab), targets=np.asarray(targets), logits=np.asarray(logits.float()),
-                       losses=np.asarray(losses.float()), **about) for logits, targets, losses in zip(*(_apart(o, len(rows), dl.bs, len(views)) for o in found))]
+    about = dict(items=list(rows['path']), root=root, split=split if isinstance(split, str) else None)
+    res = [to_predictions(learn, o, **about) for o in zip(*(_apart(o, len(rows), dl.bs, len(views)) for o in found))]
     if getattr(learn, 'noted_in', None) is not None and 'test' in set(rows.get('split', ())): learn.noted_in.log_reading(average_predictions(res), by='predict_views')
     return res
 
