@@ -34,18 +34,18 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
            'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules',
            'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines',
-           'History', 'TrainingMonitor', 'history_frame', 'Run', 'extract_features', 'fit_features', 'frozen_features',
-           'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner',
-           'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders',
-           'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss',
-           'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView',
+           'History', 'TrainingMonitor', 'history_frame', 'Run', 'check_network', 'extract_features', 'fit_features',
+           'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
+           'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner',
+           'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss',
+           'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView',
            'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator',
-           'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix',
-           'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes',
-           'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names',
-           'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'Estimate', 'wilson_interval',
+           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou',
+           'plot_boxes', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier',
+           'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #ff69c573
+# %% ../nbs/api/99_all.ipynb #299bafd9
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -88,14 +88,14 @@ from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestion
     RULES, step_decay, suggest_lr, time_decay, warm_up)
 from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
 from .train.run import history_frame, Run
-from .train.features import extract_features, fit_features, frozen_features, on_features, predict_features, weights_hash, why_not_cached
+from .train.features import (check_network, extract_features, fit_features, frozen_features, on_features, predict_features, weights_hash, why_not_cached)
 from .train.learner import fine_tune, image_learner, ImageLearner, predict, to_predictions
 from .train.boxes import (BOX_AUGMENT, box_block, box_learner, box_loaders, BOX_LOSSES, BoxHead, BoxLoss, class_accuracy, class_predictions, edge_loss,
     iou_loss, mean_box_iou, predict_boxes, TwoHeads)
 from .train.ensembles import average_predictions, crop_views, CropView, predict_snapshots, predict_views, Snapshots
 from .models.drawing import draw_network, NetworkDrawing
 from .train.heads import check_estimator, is_head, to_head
-from .evaluate.metrics import accuracy_estimate, Estimate, wilson_interval
+from .evaluate.metrics import accuracy_estimate, bootstrap_means, Estimate, wilson_interval
 from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
 from .evaluate.boxes import mean_iou, plot_boxes
 from .deploy.predictor import BundleError, Classifier, load_bundle
@@ -129,11 +129,11 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
          'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
          'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run',
-         'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
-         'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES',
-         'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads',
-         'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing',
-         'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'Estimate', 'wilson_interval', 'confusion_matrix', 'most_confused',
-         'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes', 'BundleError', 'Classifier', 'load_bundle',
-         'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference',
-         'plot_runs']
+         'check_network', 'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash',
+         'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner',
+         'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou',
+         'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots',
+         'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'Estimate',
+         'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes',
+         'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study',
+         'compare', 'Comparison', 'paired_difference', 'plot_runs']

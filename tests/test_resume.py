@@ -210,8 +210,8 @@ def test_stopped_while_features_are_made(nursery, tmp_path):
     options, folder = dict(cached=2, workers=1), tmp_path/'killed'
     for o in ('whole', 'killed'): (tmp_path/o).mkdir()
     assert nursery(tmp_path/'whole', **options) == 0
-    assert not (tmp_path/'whole/state/features').exists()
-    made = folder/'state/features/about.json'
+    assert [o.name for o in (tmp_path/'whole/state').iterdir()] == ['last.safetensors']
+    made = folder/'state/.frozen-stage/about.json'
     assert nursery(folder, after=made.exists, by=signal.SIGTERM, **options) == 128 + signal.SIGTERM
     assert 'before the first epoch' in (folder/'said.txt').read_text() and made.exists() and not (folder/'state/last.safetensors').exists()
     written = made.stat().st_mtime_ns
@@ -219,3 +219,13 @@ def test_stopped_while_features_are_made(nursery, tmp_path):
     assert made.stat().st_mtime_ns == written
     assert nursery(folder, resume=True, **options) == 0
     same(folder, tmp_path/'whole')
+
+
+def test_a_folder_of_the_users_stays(nursery, tmp_path):
+    "What lies beside the checkpoint and isn't the training's own"
+    mine = tmp_path/'state/features/mine.npy'
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b'years of work')
+    for resume in (False, True):
+        assert nursery(tmp_path, cached=2, resume=resume) == 0
+        assert mine.read_bytes() == b'years of work'

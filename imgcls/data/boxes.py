@@ -28,20 +28,20 @@ from ..images import probe_image
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/28_data.boxes.ipynb #b8593c88
+# %% ../../nbs/api/28_data.boxes.ipynb #64f7be8d
 BOX = 'x_min', 'y_min', 'x_max', 'y_max'  # columns of a box: edges in pixels of the upright photo, from its upper left corner
 
 def box_iou(
     boxes:np.ndarray, # (n, 4) or (4,): `x_min`, `y_min`, `x_max`, `y_max`
     others:np.ndarray, # The same, of the same photos in the same order
-)->np.ndarray: # (n,), from 0 to 1; 0 where both boxes are empty
+)->np.ndarray: # (n,), from 0 to 1; 0 where both boxes are empty, NaN where one is unknown
     "Intersection over union of each pair of boxes."
     a, b = (np.asarray(o, dtype=np.float64) for o in (boxes, others))
     for o in (a, b):
         if o.shape[-1:] != (4,): raise ValueError(f'a box has four numbers, {", ".join(BOX)}; got an array of shape {o.shape}')
     inner = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])).clip(0).prod(-1)
     total = sum((o[..., 2:] - o[..., :2]).clip(0).prod(-1) for o in (a, b)) - inner
-    return np.divide(inner, total, out=np.zeros_like(inner), where=total > 0)
+    return np.divide(inner, total, out=np.zeros_like(inner), where=~(total <= 0))
 
 # %% ../../nbs/api/28_data.boxes.ipynb #8077110a
 def _voc_number(element, name, file):

@@ -203,7 +203,7 @@ def _set_balance(dls, balance):
     if balance == 'sampling': dls.train.weights = _image_weights(labels)
     if balance == 'loss': dls.class_weights = _class_weights(to_one_hot(labels, list(dls.vocab)), dls.multi_label)
 
-# %% ../../nbs/api/15_data.loaders.ipynb #378a71be
+# %% ../../nbs/api/15_data.loaders.ipynb #1eb6b699
 def _warn_duplicates(table):
     found = exact_duplicates(table)
     for column, what in (('leak', 'stand in more than one split, so that the validation would be too good'), ('conflict', 'are the same file under different labels')):
@@ -211,9 +211,9 @@ def _warn_duplicates(table):
         if len(bad): warnings.warn(f'{len(bad)} photos {what}: {shorten(bad)}. `exact_duplicates(table)` lists them.', stacklevel=4)
 
 
-def _checked(table, check):
+def _checked(table, check, *, one_class=False):
     "The table after the checks that were asked for, and the report of an audit, or None"
-    if check: check_table(table)
+    if check and not one_class: check_table(table)
     if check == 'fast': _warn_duplicates(table)
     if check != 'full': return table, None
     report = audit(table)

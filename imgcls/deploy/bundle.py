@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #2a3ca574
+# %% ../../nbs/api/51_deploy.bundle.ipynb #73592d79
 import hashlib, logging, os, shutil
 from dataclasses import asdict, is_dataclass
 from datetime import date
@@ -18,6 +18,7 @@ from torch import nn
 from ..core import ImgclsError, atomic_folder, import_extra, package_versions, shorten, write_json
 from ..data.labels import usable_rows
 from ..data.tables import table_counts, table_fingerprint
+from ..train.features import check_network
 from ..train.heads import check_estimator, is_head, to_head
 from ..train.trace import copy_weights
 
@@ -110,19 +111,20 @@ def _card(about, n_weights):
         '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
         '## How to use it', '', _HOW_TO, '', '## Limits', '', _LIMITS, ''])
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #ceb410a1
+# %% ../../nbs/api/51_deploy.bundle.ipynb #3dc7b030
 def _with_estimator(learn, estimator):
     "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
     model = nn.Sequential(*learn.model)
     model.config = getattr(learn.model, 'config', None)
     res = SimpleNamespace(model=model, dls=learn.dls, loss_func=learn.loss_func, opt=None)
     if model.config is None: return res, None  # which is refused
+    check_network(estimator, {k: getattr(learn.dls, k) for k in ('size', 'presize', 'method') if hasattr(learn.dls, k)})
     if is_head(estimator):
         to_head(estimator, learn=res)
         return res, None
     check_estimator(estimator, learn)
     pool = estimator.provenance_.get('pool')
-    model[1], kept = nn.Sequential(), {k: v for k, v in model.config.items() if k not in ('size', 'classic', 'batch_norm')}
+    model[1], kept = nn.Sequential(), {k: v for k, v in model.config.items() if k != 'batch_norm'}
     model.config = kept | dict(head='vectors', hidden=[], dropout=0.) | (dict(pool=pool) if pool else {}) | (dict(size=learn.dls.size) if pool == 'flatten' else {})
     return res, estimator
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['imagenet_names', 'imagenet_classifier', 'imagenet_predict']
 
-# %% ../../nbs/api/54_deploy.imagenet.ipynb #6855d011
+# %% ../../nbs/api/54_deploy.imagenet.ipynb #21431e1a
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 from ..compute import Compute, apply_compute
 from ..core import shorten
 from .predictor import Classifier
-from ..images import ImageError, open_image
+from ..images import ImageError, _centre, open_image
 from ..models.pretrained import InputNorm, _timm_net, _torchvision_net, qualified_name
 
 if TYPE_CHECKING: import pandas as pd
@@ -60,13 +60,12 @@ def imagenet_names()->list: # 1,000 different names, in the order of the classes
     "The classes of ImageNet in readable words, as networks that were trained on it number them."
     return list(_names())
 
-# %% ../../nbs/api/54_deploy.imagenet.ipynb #232009a3
+# %% ../../nbs/api/54_deploy.imagenet.ipynb #70ac80f1
 def _trim(img):
     "The middle of an image that is more than 16 times as long as wide"
     longest = 16 * min(img.size)
     if max(img.size) <= longest: return img
-    left, top = ((o - min(o, longest)) // 2 for o in img.size)
-    return img.crop((left, top, left + min(img.width, longest), top + min(img.height, longest)))
+    return _centre(img, min(img.width, longest), min(img.height, longest))
 
 
 def _timm_network(source, name, weights):

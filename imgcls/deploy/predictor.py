@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BundleError', 'Classifier', 'load_bundle']
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #f4757323
-import hashlib, io, logging, math, os, threading, zipfile
+# %% ../../nbs/api/50_deploy.predictor.ipynb #873aa6fb
+import hashlib, io, logging, math, os, threading, zipfile, zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image
 from ..compute import Compute, apply_compute, choose_compute, run_as
 from ..core import DataError, ImgclsError, available_cores, import_extra, progress, read_json, shorten
 from ..images import ImageError, eval_image
+from ..models.arithmetic import output_shape
 from ..models.layers import POOLS
 from ..models.pretrained import model_from_config
 from ..train.vectors import estimator_probs
@@ -118,7 +119,7 @@ def _read_config(file):
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
     return config
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #87b75341
+# %% ../../nbs/api/50_deploy.predictor.ipynb #fede77b1
 def _read_bytes(file, sha256):
     "The file, if it is the one with this hash"
     data = file.read_bytes()
@@ -147,9 +148,9 @@ def _read_estimator(file, config, trusted):
         if not odd:
             res = sio.loads(data, trusted=sorted(trusted))
             if not 0 < res.n_features_in_ < 2**27: raise ValueError(f'it asks for {res.n_features_in_} features')
-            estimator_probs(res, np.zeros((1, res.n_features_in_)), config['vocab'])
-            return res
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RecursionError, zipfile.BadZipFile) as e:
+            if np.isfinite(estimator_probs(res, np.zeros((1, res.n_features_in_)), config['vocab'])).all(): return res
+            raise ValueError('its answers are not finite numbers')
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RecursionError, IndexError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
         raise BundleError(f"'{file}' can't be read as an estimator of scikit-learn ({type(e).__name__}: {e})") from e
     raise BundleError(f"'{file}' holds types that could do harm if somebody made them on purpose: {', '.join(odd)}. If the bundle is your own, load it with trusted={odd!r}.")
 
@@ -319,7 +320,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in items]
     return items, pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #4ef0bcf7
+# %% ../../nbs/api/50_deploy.predictor.ipynb #11ed7da5
 def load_bundle(
     path:str|Path, # Folder that `save_bundle` made
     *,
@@ -343,4 +344,6 @@ def load_bundle(
         except (ValueError, RuntimeError) as e: raise BundleError(f"'{folder/'classifier.json'}': {e}") from e
     _load_state(model, state, folder/'model.safetensors')
     estimator = _read_estimator(folder/'estimator.skops', config, set(trusted)) if 'estimator' in config else None
+    if estimator is not None and estimator.n_features_in_ != (width := output_shape(model, config['size'], channels=3)[0]):
+        raise BundleError(f"'{folder/'estimator.skops'}' asks for {estimator.n_features_in_} features, and the network gives {width}")
     return Classifier(model, config, compute=apply_compute(compute, device=device), estimator=estimator)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['mean_iou', 'plot_boxes']
 
-# %% ../../nbs/api/45_evaluate.boxes.ipynb #d2dd8788
+# %% ../../nbs/api/45_evaluate.boxes.ipynb #b688f4e2
 from itertools import zip_longest
 from math import ceil, sqrt
 from pathlib import Path
@@ -17,10 +17,11 @@ from matplotlib.patches import Rectangle
 
 from ..core import DataError, check_option, figure
 from ..data.boxes import BOX
-from .metrics import Estimate
+from ..data.labels import usable_rows
+from .metrics import Estimate, bootstrap_means
 from ..images import open_image
 
-# %% ../../nbs/api/45_evaluate.boxes.ipynb #9fae6a96
+# %% ../../nbs/api/45_evaluate.boxes.ipynb #4062f8fc
 def mean_iou(
     found:pd.DataFrame, # From `predict_boxes`, with the column `iou`
     *,
@@ -32,13 +33,13 @@ def mean_iou(
     if 'iou' not in found: raise DataError('the mean IoU needs the column `iou`, which `predict_boxes` gives where the true boxes are known.')
     values = found['iou'].to_numpy(float)
     if not len(values): raise DataError('the mean IoU of no photos is unknown: these predictions are empty. Check how they were selected.')
+    if np.isnan(values).any():
+        raise DataError(f"{np.isnan(values).sum():,} of {len(values):,} photos have no known box, so no IoU: leave them out with found.dropna(subset='iou').")
     if not 0 < level < 1: raise ValueError(f'`level` must lie between 0 and 1, got {level}. 0.95 is usual.')
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
-    low, high = np.quantile(means, [(1 - level)/2, (1 + level)/2])
+    low, high = np.quantile(bootstrap_means(values, draws=draws, seed=seed), [(1 - level)/2, (1 + level)/2])
     return Estimate('mean IoU', float(values.mean()), float(low), float(high), n=len(values), level=level)
 
-# %% ../../nbs/api/45_evaluate.boxes.ipynb #bde8c795
+# %% ../../nbs/api/45_evaluate.boxes.ipynb #5038c6ca
 _styles = dict(true=dict(edgecolor='white', linestyle=(0, (4, 3))), predicted=dict(edgecolor='#ff7f0e', linestyle='-'))
 
 def _draw(ax, box, scale, kind):
@@ -65,6 +66,7 @@ def plot_boxes(
     if not set(BOX) <= set(found) or not {'file', 'path'} & set(found): raise DataError('there are no boxes in this frame: give what `predict_boxes` or `box_table` gives.')
     if order != 'first' and 'iou' not in found: raise DataError(f'order={order!r} needs the column `iou`, which `predict_boxes` gives where the true boxes are known.')
     root, predicted = Path(root or found.attrs.get('root', '.')), 'file' in found
+    if not predicted: found = usable_rows(found)
     if order != 'first': found = found.sort_values('iou', ascending=order != 'best', kind='stable')
     rows = found.iloc[np.linspace(0, len(found) - 1, min(k, len(found))).round().astype(int)] if order == 'spread' else found.head(k)
     if not len(rows): raise DataError('there are no photos in this frame. Check how it was selected.')

@@ -13,7 +13,7 @@ from ..core import DataError
 from ..predictions import Predictions
 
 # %% auto #0
-__all__ = ['wilson_interval', 'Estimate', 'accuracy_estimate']
+__all__ = ['wilson_interval', 'bootstrap_means', 'Estimate', 'accuracy_estimate']
 
 # %% ../../nbs/api/40_evaluate.metrics.ipynb #f3e7ad15
 def wilson_interval(
@@ -32,6 +32,20 @@ def wilson_interval(
     low, high = ((middle + sign*half)/(1 + z*z/known) for sign in (-1, 1))
     low, high = np.where(s == 0, 0., low), np.where(s == m, 1., high)  # exact at the ends, where rounding leaves 1e-17
     return (low, high) if low.ndim else (float(low), float(high))
+
+# %% ../../nbs/api/40_evaluate.metrics.ipynb #63dbc153
+def bootstrap_means(
+    values:np.ndarray, # (n,) one number an image
+    *,
+    draws:int=5000, # How often n images are drawn
+    seed:int=0, # For the draws
+)->np.ndarray: # (draws,)
+    "Means of images that are drawn anew, with replacement."
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values): raise ValueError(f'`values` must be one number an image, at least one, got the shape {values.shape}')
+    rng, n = np.random.default_rng(seed), len(values)
+    at_once = max(1, 10**6//n)  # in pieces, so that the memory it takes doesn't grow with `draws`
+    return np.concatenate([values[rng.integers(n, size=(min(at_once, draws - i), n))].mean(1) for i in range(0, draws, at_once)])
 
 # %% ../../nbs/api/40_evaluate.metrics.ipynb #70b56f10
 @dataclass(frozen=True)

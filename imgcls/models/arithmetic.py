@@ -50,7 +50,7 @@ def conv_size(
     both = [_side(*o, dilation=d, ceil_mode=ceil_mode) for *o, d in zip(*map(_pair, given))]
     return tuple(both) if any(isinstance(o, (tuple, list)) for o in given) else both[0]
 
-# %% ../../nbs/api/18_models.arithmetic.ipynb #136d60e9
+# %% ../../nbs/api/18_models.arithmetic.ipynb #a29e13bd
 def _tensors(o):
     "All tensors in nested lists, tuples and dicts"
     if isinstance(o, torch.Tensor): yield o
@@ -84,7 +84,11 @@ def _windows(name, given, out):
 
 def _multiply_adds(name, given, out):
     "Multiplications, each with an addition, of one call; for pooling and normalization the numbers that are read"
-    x, n = given['input'], out.numel()
+    x = given['input']
+    if name == 'multi_head_attention_forward':  # comes as one call: four projections, and queries by keys by values
+        (q, *_, e), k = x.shape, len(given['weight'])  # the second argument is the key
+        return 2 * x.shape[1:-1].numel() * e * (q * e + k * e + q * k)
+    n = out.numel()
     if name.startswith('conv'): return (x if 'transpose' in name else out).numel() * given['weight'][0].numel()
     if name == 'linear': return n * x.shape[-1]
     if name in ('matmul', 'bmm', 'mm'): return n * x.shape[-1]
@@ -108,7 +112,8 @@ class _Follow(TorchFunctionMode):
         merged, given = [(max(f[i][0] for f in fields), min(f[i][1] for f in fields)) for i in (0, 1)], _given(name, args, kwargs)
         for o in _tensors(out): o.field = [(side + (reach - 1) * step, step * stride) for (side, step), (reach, stride) in zip(merged, _windows(name, given, o))]
         if self.stack: self.stack[-1].functions += any(True for _ in _tensors(out))
-        if self.stack and isinstance(out, torch.Tensor) and isinstance(given.get('input'), torch.Tensor): self.stack[-1].multiply_adds += _multiply_adds(name, given, out)
+        counted = isinstance(out, torch.Tensor) or name == 'multi_head_attention_forward'
+        if self.stack and counted and isinstance(given.get('input'), torch.Tensor): self.stack[-1].multiply_adds += _multiply_adds(name, given, out)
         return out
 
 

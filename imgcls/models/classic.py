@@ -196,7 +196,7 @@ def minixception(
     body = nn.Sequential(first, *[_xception_block(n_in, n_out) for n_in, n_out in zip((filters[0], *filters), filters)])
     return nn.Sequential(body, _pooled_head(body, size, channels, n_classes, dropout=dropout))
 
-# %% ../../nbs/api/21_models.classic.ipynb #c2a7037f
+# %% ../../nbs/api/21_models.classic.ipynb #5fc61ead
 NETWORKS = dict(  # name: function, its options, side of the images it was made for, year, where it was published
     mlp=(mlp, {}, 28, 1986, 'Rumelhart, Hinton, Williams'), shallownet=(shallownet, {}, 32, 2017, 'teaching network'), lenet=(lenet, {}, 32, 1998, 'LeCun et al.'),
     alexnet=(alexnet, {}, 227, 2012, 'Krizhevsky, Sutskever, Hinton'),
@@ -226,6 +226,8 @@ def create_model(
     for what, o in (('n_classes', n_classes), ('channels', channels)):
         if type(o) is not int or o < 1: raise ValueError(f'`{what}` must be a whole number of at least 1, got {o!r}')
     make, preset = NETWORKS[short][:2]
+    if not all(type(o) is int and o > 0 for o in (size if isinstance(size, (tuple, list)) else (size,))):
+        raise ValueError(f'`size` must be a whole number of pixels, or a pair (height, width), got {size!r}')
     known = {k: p.default for k, p in inspect.signature(make).parameters.items() if p.kind is p.KEYWORD_ONLY}
     if unknown := sorted(set(options) - set(known)):
         raise TypeError(f'{short} has no option {", ".join(map(repr, unknown))}; it has {", ".join(known)}')
@@ -233,6 +235,23 @@ def create_model(
     model = make(n_classes, size, channels, **options)
     model.config = dict(arch=f'classic/{short}', n_classes=n_classes, size=_jsonable(size), channels=channels, options={k: _jsonable(v) for k, v in options.items()})
     return model
+
+
+def _is_classic(arch):
+    if isinstance(arch, str): return arch.startswith('classic/')
+    return isinstance(getattr(arch, 'config', None), dict) and 'options' in arch.config and len(arch) == 2
+
+
+def _for_photos(arch, n_classes, size):
+    "A network for RGB photos, given by name or as it comes from `create_model`, and what it is made of"
+    if isinstance(arch, str):
+        if size is None: raise ValueError(f'{arch!r} is made for one image size: give `size`, the side of the images in pixels')
+        arch = create_model(arch, n_classes, size=size)
+    about = arch.config
+    for what, expected in (('n_classes', n_classes), ('channels', 3)):
+        if about[what] != expected:
+            raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
+    return arch, about
 
 
 def list_models()->'pd.DataFrame': # A row a network: name, size (px that it was made for), smallest (px that it takes), parameters (ten classes at `size`), year, source

@@ -6,7 +6,7 @@
 __all__ = ['EMBEDDED', 'WeightsError', 'InputNorm', 'Body', 'qualified_name', 'layer_groups', 'make_body', 'image_model',
            'model_from_config']
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #8e26cb98
+# %% ../../nbs/api/22_models.pretrained.ipynb #ed961b02
 import difflib, logging, sys
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..core import ImgclsError
-from .classic import NETWORKS, create_model
+from .classic import NETWORKS, _for_photos, _is_classic, create_model
 from .layers import image_head
 
 _log = logging.getLogger('imgcls')
@@ -260,7 +260,7 @@ def layer_groups(
     params = dict(model.named_parameters())
     return [[params[name] for name in names] for names in model.group_names]
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #b2d7197f
+# %% ../../nbs/api/22_models.pretrained.ipynb #b18b9fa6
 def _set_layout(body):
     "Find out what `body` gives: its layout, and the number of features"
     out, _ = _probe(body)
@@ -283,26 +283,6 @@ def _map_size(body, size):
     return tuple(out.shape[2:])
 
 
-def _classic_parts(arch, n_classes, *, size, normalize, weights):
-    "Body and head of a classic network, given by name or as it comes from `create_model`, and what it is made of"
-    if isinstance(arch, str):
-        if size is None: raise ValueError(f'{arch!r} is made for one image size: give `size`, the side of the images in pixels')
-        arch = create_model(qualified_name(arch), n_classes, size=size)
-    about = arch.config
-    for what, expected in (('n_classes', n_classes), ('channels', 3)):
-        if about[what] != expected:
-            raise ValueError(f'this {about["arch"]} was made with {what}={about[what]}, and {expected} is needed: make it with create_model(…, {what}={expected})')
-    if weights is not None: _load_matching(arch[0], _read_weights(weights), f'the weights in {str(weights)!r}')
-    body, _ = make_body(arch[0], normalize=normalize)
-    body.sizes = about['size'],
-    return body, arch[1], about
-
-
-def _is_classic(arch):
-    if isinstance(arch, str): return arch.startswith('classic/')
-    return isinstance(getattr(arch, 'config', None), dict) and 'options' in arch.config and len(arch) == 2
-
-
 def make_body(
     arch:str|nn.Module, # What `image_model` takes
     *,
@@ -311,7 +291,9 @@ def make_body(
     normalize:tuple|None=None, # (mean, std) instead of the backbone's own; the only ones for a module
 )->tuple[Body, str|None]: # The body, and the full name of the backbone or None
     "Make the body of a classifier."
-    if isinstance(arch, nn.Module): body, name = Body(arch), None
+    if isinstance(arch, nn.Module):
+        if weights is not None: _load_matching(arch, _read_weights(weights), f'the weights in {str(weights)!r}')
+        body, name = Body(arch), None
     else:
         name = qualified_name(arch)
         source, _, short = name.partition('/')
@@ -336,8 +318,11 @@ def image_model(
     "Put a new head for `n_classes` on a pretrained body."
     own, more = isinstance(arch, nn.Module), {} if batch_norm else dict(batch_norm=False)
     if _is_classic(arch):
-        body, head, about = _classic_parts(arch, n_classes, size=size, normalize=normalize, weights=weights)
-        name, more = about['arch'], dict(classic={k: about[k] for k in ('size', 'channels', 'options')})
+        if (tuple(hidden), dropout, pool, batch_norm) != ((512,), 0.5, 'concat', True):
+            raise TypeError('a classic network has a head of its own: give `hidden`, `dropout` and the like to `create_model`')
+        (own_body, head), about = _for_photos(arch, n_classes, size)
+        body, name = make_body(own_body, weights=weights, normalize=normalize)[0], about['arch']
+        body.sizes, more = (about['size'],), dict(classic={k: about[k] for k in ('size', 'channels', 'options')})
         _set_layout(body)
     else:
         body, name = make_body(arch, pretrained=pretrained, weights=weights, normalize=normalize)
@@ -358,7 +343,7 @@ def image_model(
     model.group_names = _find_groups(model)
     return model
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #ae2b363d
+# %% ../../nbs/api/22_models.pretrained.ipynb #f4ad9a40
 def model_from_config(
     config:dict, # `config` of a model from `image_model`
     *,
@@ -366,7 +351,10 @@ def model_from_config(
 )->nn.Sequential: # The same layers with random weights
     "Build the network that `config` describes, without weights; with `head='vectors'` it ends where a head would begin to learn."
     options = {k: config[k] for k in ('n_classes', 'normalize', 'hidden', 'dropout', 'pool')} | {k: config[k] for k in ('batch_norm', 'size') if k in config}
-    if classic := config.get('classic'): module = create_model(config['arch'], config['n_classes'], size=classic['size'], channels=classic['channels'], **classic['options'])
+    if classic := config.get('classic'):
+        module = create_model(config['arch'], config['n_classes'], size=classic['size'], channels=classic['channels'], **classic['options'])
+        if 'batch_norm' in config or 'head' in config: module, options = module[0], options | dict(size=classic['size'])  # another head than its own
+        else: options = dict(n_classes=config['n_classes'], normalize=config['normalize'])
     elif config['arch'] is None and module is None:
         raise TypeError('this model was made of your own nn.Module, which is not stored: pass a fresh one as `module`')
     model = image_model(module if classic or config['arch'] is None else config['arch'], pretrained=False, **options)

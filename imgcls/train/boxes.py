@@ -6,7 +6,7 @@
 __all__ = ['BOX_AUGMENT', 'BOX_LOSSES', 'box_block', 'box_loaders', 'iou_loss', 'edge_loss', 'BoxLoss', 'mean_box_iou',
            'class_accuracy', 'BoxHead', 'TwoHeads', 'box_learner', 'predict_boxes', 'class_predictions']
 
-# %% ../../nbs/api/36_train.boxes.ipynb #8881c8f8
+# %% ../../nbs/api/36_train.boxes.ipynb #599985a6
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,15 +28,15 @@ from ..core import DataError, check_option, shorten
 from ..data.augment import PRESETS, Augmentation, TrainOnly, augmentation
 from ..data.boxes import BOX, BoxPresize, BoxReader, TidyBoxes, box_iou, boxes_to_photo, boxes_to_square, check_boxes
 from ..data.labels import class_vocab, usable_rows
-from ..data.loaders import ImageDL, OpenImage, TableReader, TableSplitter, image_loaders, seed_loaders, split_loader
+from ..data.loaders import ImageDL, OpenImage, TableReader, TableSplitter, image_loaders, _checked, seed_loaders, split_loader
 from ..data.presize import choose_presize, presize_cache
 from ..data.tables import table_root
 from ..images import ImageError, probe_image
 from ..predictions import Predictions
-from .learner import ImageLearner, image_learner
+from .learner import ImageLearner, _has_test, image_learner
 from .trace import keep_random
 
-# %% ../../nbs/api/36_train.boxes.ipynb #ca459c4f
+# %% ../../nbs/api/36_train.boxes.ipynb #0e772ea0
 _standard = PRESETS['standard']
 BOX_AUGMENT = _standard.but(max_rotate=0., max_warp=0.)  # without what makes boxes loose
 
@@ -89,19 +89,21 @@ def box_loaders(
 )->DataLoaders: # fastai's, with the attributes of `image_loaders`
     "Make fastai `DataLoaders` of images with a class and a box each."
     if not isinstance(table, pd.DataFrame): raise TypeError(f'`table` must come from `box_table`, got {type(table).__name__}')
-    check_boxes(table)
+    if 'balance' in kwargs: raise TypeError('`balance` is for `image_loaders`: there is none for boxes')
+    check_option('check', check, ('fast', 'full', None)); check_boxes(table)
     usable = usable_rows(table)
     if cache is True: cache = presize_cache(usable, kwargs.get('presize') or choose_presize(size), method=method)
     one_class = usable['label'].nunique() == 1
     if one_class and not {'train', 'valid'} <= set(usable['split']):
         raise DataError('there must be images for train and for valid. Draw the split with `split_table(table, valid=0.2)`.')
-    plain = image_loaders(table, size=size, method=method, augment='none', cache=cache, check=None if one_class else check, seed=seed, **kwargs)
-    table, usable = plain.table, usable_rows(plain.table)  # a full check may have set more aside
+    table, report = _checked(table, check, one_class=one_class)
+    usable = usable_rows(table)  # a full check may have set more aside
+    plain = image_loaders(table, size=size, method=method, augment='none', cache=cache, check=None, seed=seed, **kwargs)
     _check_seen(usable, plain.presize, method)
     block = box_block(usable, size=size, presize=plain.presize, method=method, augment=augment, cache=cache or None)
     dls = block.dataloaders(usable, path=table_root(usable), bs=plain.train.bs, num_workers=plain.train.fake_l.num_workers, device=plain.device)
     seed_loaders(dls, seed)
-    dls.table, dls.audit, dls.size, dls.presize, dls.method, dls.augment = table, plain.audit, size, plain.presize, method, BOX_AUGMENT if augment is None else augment
+    dls.table, dls.audit, dls.size, dls.presize, dls.method, dls.augment = table, report, size, plain.presize, method, BOX_AUGMENT if augment is None else augment
     dls.balance, dls.multi_label, dls.class_weights = None, False, None
     return dls
 
@@ -273,7 +275,7 @@ def box_learner(
     if frozen: learn.freeze()
     return learn
 
-# %% ../../nbs/api/36_train.boxes.ipynb #5d82ea58
+# %% ../../nbs/api/36_train.boxes.ipynb #c38ce39b
 def _photo_rows(learn, photos):
     "Rows for photos of which nothing is known"
     rows, class_ = [], learn.dls.vocab[0]
@@ -290,6 +292,7 @@ def _box_rows(learn, photos):
     "What `split_loader` takes, and whether the boxes are known"
     if isinstance(photos, str) and photos in ('train', 'valid', 'test'): return photos, True
     if isinstance(photos, (str, Path)): photos = [photos]
+    if not len(photos): raise ValueError('`photos` is empty: give at least one')
     known = isinstance(photos, pd.DataFrame) and set(BOX) <= set(photos)
     table = photos if isinstance(photos, pd.DataFrame) else _photo_rows(learn, photos)
     if known: return table, True
@@ -323,8 +326,8 @@ def predict_boxes(
     elif not isinstance(photos, pd.DataFrame): frame = frame.drop(columns='actual')
     frame = pd.concat([frame, pd.DataFrame(probs, columns=[f'p_{o}' for o in vocab])], axis=1)
     frame.attrs |= dict(root=str(table_root(dls.table)), vocab=vocab, split=rows if isinstance(rows, str) else None)
-    if getattr(learn, 'noted_in', None) is not None and (rows == 'test' if isinstance(rows, str) else 'test' in set(rows['split'])):
-        learn.noted_in.log_reading(class_predictions(frame))
+    if getattr(learn, 'noted_in', None) is not None and _has_test(rows):
+        learn.noted_in.log_reading(class_predictions(frame), by='predict_boxes')
     return frame
 
 

@@ -35,7 +35,7 @@ from ..predictions import Predictions
 from .learner import predict, to_predictions
 from .trace import copy_weights, keep_random
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #cbdc1a2d
+# %% ../../nbs/api/37_train.ensembles.ipynb #cfa4f90d
 def _members(predictions):
     "The list, after a check of what is in it"
     if isinstance(predictions, (Predictions, str, dict)) or not hasattr(predictions, '__iter__'):
@@ -53,7 +53,9 @@ def _members(predictions):
 def _files(members):
     "For each member the files that its rows are about: with their folders, where these differ"
     roots = {os.path.abspath(o.root) for o in members if o.root is not None}
-    full = len(roots) > 1 and all(o.root is not None for o in members)
+    full, unknown = len(roots) > 1, [i for i, o in enumerate(members) if o.root is None]
+    if full and unknown:
+        raise DataError(f"predictions[{unknown[0]}] has no `root`, and the others are about files of several folders: it can't be told which rows belong together")
     return [[Path(os.path.abspath(o.root/p)).as_posix() for p in o.items] if full else o.items.tolist() for o in members]
 
 
@@ -162,7 +164,7 @@ def crop_views(
     plain = [CropView()] if name in ('plain', 'flip') else [CropView(x, y, share) for x, y in _PLACES]
     return plain if name in ('plain', 'five_crop') else plain + [CropView(o.x, o.y, o.share, mirror=True) for o in plain]
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #bad0b4ab
+# %% ../../nbs/api/37_train.ensembles.ipynb #a0ca6b02
 class _Looks(ItemTransform):
     "Item transform: (views, 3, size, size) of an opened photo, which is presized once"
     def __init__(self, tfms, views):
@@ -232,6 +234,7 @@ def predict_views(
         rows = dl.dataset.items
         learn.model.to(learn.dls.device)
         found = learn.get_preds(dl=_LookBatches(dl, views), with_loss=True, act=noop, reorder=False)
+    if not isinstance(found[0], torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
     root = (split if isinstance(split, pd.DataFrame) else learn.dls.table).attrs['root']
     about = dict(items=list(rows['path']), root=root, split=split if isinstance(split, str) else None)
     res = [to_predictions(learn, o, **about) for o in zip(*(_apart(o, len(rows), dl.bs, len(views)) for o in found))]

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['check_estimator', 'is_head', 'to_head']
 
-# %% ../../nbs/api/39_train.heads.ipynb #f6163c3b
+# %% ../../nbs/api/39_train.heads.ipynb #86905e42
 import numpy as np
 import torch
 from fastai.learner import Learner
 from torch import nn
 
 from ..core import DataError, shorten
+from ..models.arithmetic import output_shape
 from ..models.layers import image_head
 from .features import weights_hash
 
-# %% ../../nbs/api/39_train.heads.ipynb #0444bc37
+# %% ../../nbs/api/39_train.heads.ipynb #4f1be60b
 _NEVER = -100.  # score of a class that wasn't there
 
 
@@ -52,8 +53,7 @@ def _network_layers(last):
 def _map_size(estimator, learn):
     "Height and width of the map that was laid out flat; () where it was pooled, or no learner tells it"
     if learn is None or estimator.provenance_.get('pool') != 'flatten': return ()
-    device = next(learn.model.parameters()).device
-    with torch.no_grad(): return tuple(learn.model[0].eval()(torch.zeros(1, 3, learn.dls.size, learn.dls.size, device=device)).shape[2:])
+    return output_shape(learn.model[0], learn.dls.size, channels=3)[1:]
 
 
 def check_estimator(
@@ -77,7 +77,7 @@ def _put_head(learn, head, about):
     if hasattr(model, 'group_names'):
         body = [[k for k in group if not k.startswith('1.')] for group in model.group_names]
         model.group_names = [*(o for o in body if o), [f'1.{k}' for k, _ in head.named_parameters()]]
-    if hasattr(model, 'config'): model.config = {k: v for k, v in model.config.items() if k not in ('size', 'classic')} | about
+    if hasattr(model, 'config'): model.config = model.config | about
     if learn.opt is not None:
         learn.create_opt()
         learn.freeze_to(frozen)

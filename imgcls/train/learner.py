@@ -190,7 +190,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #a2230646
+# %% ../../nbs/api/35_train.learner.ipynb #a0642110
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -298,7 +298,7 @@ def fine_tune(
                 if keeper: keeper.stage = i
                 with _more_to_come(learn, i == 0 and epochs > 0), _on_features(learn, 0 if i else views, keeper, resume):
                     learn.fit_one_cycle(n, rates(), cbs=[*L(cbs), *L(keeper)], **(options | kwargs))
-        if keeper: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
+        if keeper and views: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
 # %% ../../nbs/api/35_train.learner.ipynb #8cd9e45b

@@ -187,7 +187,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #94241d73
+# %% ../../nbs/api/26_train.state.ipynb #1a1f3dcb
 def _count(n, one, many): return f'{n} {one if n == 1 else many}'
 
 
@@ -203,7 +203,7 @@ class Interrupted(KeyboardInterrupt):
 
 class Checkpoint(Callback):
     "Save the whole state of a training after every epoch and when asked to stop, and put it back; made by `fine_tune`."
-    order, file, features = 1000, 'last.safetensors', 'features'  # the last: features of the photos, for the frozen stage
+    order, file, features = 1000, 'last.safetensors', '.frozen-stage'  # the last: a folder with features of the photos
 
     def __init__(self,
         folder:str|Path, # Where the file is

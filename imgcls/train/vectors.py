@@ -197,13 +197,15 @@ class FeatureWriter:
         return Features(self.vectors, self.about.targets, self.about.vocab, root=self.about.root, provenance=self.about.provenance,
                         **{k: getattr(self.about, k) for k in _COLUMNS[1:]})
 
-# %% ../../nbs/api/04_train.vectors.ipynb #2fe9c8d8
+# %% ../../nbs/api/04_train.vectors.ipynb #1d116239
 def estimator_probs(
     estimator, # A fitted classifier of scikit-learn, whose classes are names of `vocab` or numbers in it
     x:np.ndarray, # (n, d) vectors
     vocab:list, # Names of all classes, in the order of the columns
 )->np.ndarray: # (n, n_classes); 0 for classes that the estimator never saw
     "Probabilities from any classifier: its own, the softmax of its scores, or 1 for its answer if that is all it gives."
+    bad = [o for o in estimator.classes_ if not isinstance(o, str) and not 0 <= int(o) < len(vocab)]
+    if bad: raise DataError(f'the estimator knows the class numbers {shorten(bad)}, and there are {len(vocab)} classes')
     known = [o if isinstance(o, str) else vocab[int(o)] for o in estimator.classes_]
     if hasattr(estimator, 'predict_proba'): probs = estimator.predict_proba(x)
     elif hasattr(estimator, 'decision_function'):
