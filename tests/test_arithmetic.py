@@ -99,7 +99,7 @@ def test_after_a_mean_over_all_places_everything_is_seen():
 
 
 # --- Counts --------------------------------------------------------------------------------------------------------
-families = ['alexnet', 'densenet121', 'efficientnet_b0', 'mnasnet0_5', 'mobilenet_v3_small', 'mobilenet_v2', 'resnext50_32x4d', 'shufflenet_v2_x0_5', 'squeezenet1_1', 'vgg11_bn', 'googlenet', 'convnext_tiny']
+families = ['alexnet', 'densenet121', 'efficientnet_b0', 'mnasnet0_5', 'mobilenet_v3_small', 'mobilenet_v2', 'resnext50_32x4d', 'shufflenet_v2_x0_5', 'squeezenet1_1', 'vgg11_bn', 'googlenet', 'convnext_tiny', 'vit_b_16']
 
 @pytest.mark.parametrize('name', families)
 def test_counts(name):
@@ -107,7 +107,7 @@ def test_counts(name):
     costs = layer_costs(net, 224)
     assert costs.parameters.sum() == sum(p.numel() for p in net.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter: net(torch.zeros(1, 3, 224, 224, device='meta'))
-    multiplying = costs.kind.str.contains('Conv2d$|Linear')
+    multiplying = costs.kind.str.contains('Conv2d$|Linear|Attention|Encoder')
     assert counter.get_total_flops() == 2 * costs.multiply_adds[multiplying].sum()
     assert costs.output.iloc[-1][0] == 1000
 
@@ -197,3 +197,8 @@ def test_text_is_escaped():
         def forward(self, x): return x * 2
     Odd.__name__ = 'A<b>&"c"'
     assert 'A<b>&"c"' in words(draw_network(nn.Sequential(nn.Conv2d(3, 3, 1), Odd()), 8))
+
+
+def test_same_padding_gives_pairs_for_pairs():
+    assert conv_size(20, 3, padding='same') == 20
+    assert conv_size(20, (3, 5), padding='same') == conv_size((20, 20), 3, padding='same') == (20, 20)

@@ -17,7 +17,7 @@ if TYPE_CHECKING: import pandas as pd
 # %% auto #0
 __all__ = ['conv_size', 'output_shape', 'smallest_size', 'receptive_field', 'layer_costs']
 
-# %% ../../nbs/api/18_models.arithmetic.ipynb #9078ab52
+# %% ../../nbs/api/18_models.arithmetic.ipynb #1ce0504c
 def _pair(o): return tuple(o) if isinstance(o, (tuple, list, torch.Size)) else (o, o)
 
 
@@ -45,12 +45,12 @@ def conv_size(
     "The size of the map that a convolution or a pooling layer gives."
     if padding == 'same':
         if _pair(stride) != (1, 1): raise ValueError(f"padding='same' needs a stride of 1, got {stride}")
-        return size
+        return _pair(size) if any(isinstance(o, (tuple, list)) for o in (size, kernel, stride, dilation)) else size
     given = size, kernel, stride, padding, dilation
     both = [_side(*o, dilation=d, ceil_mode=ceil_mode) for *o, d in zip(*map(_pair, given))]
     return tuple(both) if any(isinstance(o, (tuple, list)) for o in given) else both[0]
 
-# %% ../../nbs/api/18_models.arithmetic.ipynb #a29e13bd
+# %% ../../nbs/api/18_models.arithmetic.ipynb #087d1697
 def _tensors(o):
     "All tensors in nested lists, tuples and dicts"
     if isinstance(o, torch.Tensor): yield o
@@ -162,7 +162,10 @@ def _listen(model, root, stack):
         call = _Call(names[module], module, next(_tensors([args, kwargs]), None), own.pop(module, 0))
         (stack[-1] if stack else root).calls.append(call)
         stack.append(call)
-    def leave(module, args, out): stack.pop().y = out if isinstance(out, torch.Tensor) else None
+    def leave(module, args, out):
+        call = stack.pop()
+        call.y = out if isinstance(out, torch.Tensor) else None
+        call.parameters += sum(own.pop(m, 0) for m in module.modules())  # of parts that are used without being called, as attention uses its projection
     return [h for m in names for h in (m.register_forward_pre_hook(enter, with_kwargs=True), m.register_forward_hook(leave))]
 
 
