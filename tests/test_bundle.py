@@ -264,6 +264,8 @@ def test_an_estimator_that_could_do_harm_is_named(fitted, tmp_path, caplog):
     forest = fit_features(fitted.features, RandomForestClassifier(5, random_state=0))
     with caplog.at_level('WARNING', 'imgcls'): bundle = save_bundle(fitted.learn, tmp_path/'b', estimator=forest)
     assert "must say trusted=['sklearn.tree._tree.Tree']" in caplog.text
+    about, card = json.loads((bundle/'classifier.json').read_text()), (bundle/'model_card.md').read_text()
+    assert {'scikit-learn', 'skops'} <= set(about['versions']) and 'A RandomForestClassifier of scikit-learn answers' in card and "trusted=['sklearn.tree._tree.Tree']" in card
     with pytest.raises(BundleError, match='could do harm if somebody made them on purpose: sklearn.tree._tree.Tree'): load_bundle(bundle)
     preds = load_bundle(bundle, compute='fp32', trusted=['sklearn.tree._tree.Tree']).predictions(fitted.table[fitted.table['split'] == 'valid'])
     np.testing.assert_allclose(preds.probs, predict_features(forest, fitted.features).probs, atol=1e-3)

@@ -71,7 +71,7 @@ def _write_bundle(folder, about, state):
     n = sum(v.numel() for v in state.values())
     (folder/'model_card.md').write_text(_card(about, n), encoding='utf-8')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #2a1d4c08
+# %% ../../nbs/api/51_deploy.bundle.ipynb #74dff3c3
 def _counts_lines(images):
     "A table in Markdown: classes down, splits across"
     if not images: return ['Not recorded.']
@@ -102,6 +102,10 @@ def _card(about, n_weights):
     metrics = [line.format(percent=100 * o['level'], **o) for o in about['metrics']]
     versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
     network = about['model']['arch'] or "the maker's own module"
+    beside, how_to = about.get('estimator'), _HOW_TO
+    if beside: how_to += f"\n\nA {beside['type']} of scikit-learn answers from what the network gives, so that the extra `features` is needed."
+    if beside and beside['untrusted']:
+        how_to += f" It holds types that skops does not trust: whoever knows where the bundle comes from says `load_bundle(…, trusted={beside['untrusted']})`."
     return '\n'.join([
         f'# An image classifier with {len(about["vocab"])} classes', '',
         f'For a photo it gives one of: {", ".join(about["vocab"])}.', '',
@@ -109,9 +113,9 @@ def _card(about, n_weights):
         f'Saved on {date.today()} with {versions}.', '',
         '## Images it was trained and checked on', '', *_counts_lines(about['data'].get('images')), '',
         '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
-        '## How to use it', '', _HOW_TO, '', '## Limits', '', _LIMITS, ''])
+        '## How to use it', '', how_to, '', '## Limits', '', _LIMITS, ''])
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #3dc7b030
+# %% ../../nbs/api/51_deploy.bundle.ipynb #d6ac9726
 def _with_estimator(learn, estimator):
     "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
     model = nn.Sequential(*learn.model)
@@ -133,11 +137,12 @@ def _write_estimator(folder, estimator):
     "Write it without pickle; what `classifier.json` says of it"
     sio = import_extra('skops.io', 'features')
     data = sio.dumps(estimator)
-    if odd := sio.get_untrusted_types(data=data):
+    odd = sio.get_untrusted_types(data=data)
+    if odd:
         name = type(estimator).__name__
         _log.warning('a %s holds types that skops does not trust, since made on purpose they could do harm: whoever loads the bundle must say trusted=%s', name, odd)
     (folder/'estimator.skops').write_bytes(data)
-    return dict(sha256=hashlib.sha256(data).hexdigest(), type=type(estimator).__name__)
+    return dict(sha256=hashlib.sha256(data).hexdigest(), type=type(estimator).__name__, untrusted=odd)
 
 
 def _replace(new, folder):
@@ -168,7 +173,9 @@ def save_bundle(
     about, state = _describe(learn, metrics), _state(learn.model)
     dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
     with atomic_folder(dest) as temp:
-        if beside is not None: about['estimator'] = _write_estimator(temp, beside)
+        if beside is not None:
+            about['estimator'] = _write_estimator(temp, beside)
+            about['versions'] |= package_versions('scikit-learn', 'skops')
         _write_bundle(temp, about, state)
     if replace: _replace(dest, folder)
     return folder
