@@ -160,6 +160,20 @@ def test_signals_are_given_back(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before[0]
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_asked_to_stop_where_python_drops_exceptions(tmp_path):
+    "As while it forks, or in a `__del__`: the answer isn't lost, and training doesn't begin"
+    class Odd:
+        def __del__(self): signal.raise_signal(signal.SIGTERM)
+    keeper, after = Checkpoint(tmp_path), []
+    with pytest.raises(Interrupted, match='before the first epoch'), keeper.listening():
+        with keeper.no_epoch_yet():
+            odd = Odd()
+            del odd
+            after.append(keeper.asked)
+    assert after == [signal.SIGTERM]
+
+
 def test_in_a_thread(tmp_path):
     "Only the main thread gets signals; another one trains without listening"
     done = []

@@ -190,7 +190,7 @@ def image_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #a0642110
+# %% ../../nbs/api/35_train.learner.ipynb #a48290f6
 @contextmanager
 def _bn_eval(learn, bn_eval):
     "Have `BnEval` among the callbacks, or not, until the block ends"
@@ -259,10 +259,7 @@ def _on_features(learn, views, keeper, resume):
         return
     path = None if keeper is None else keeper.path.with_name(keeper.features)
     if path and not resume: shutil.rmtree(path, ignore_errors=True)
-    if keeper: keeper.waiting = True
-    try: features = frozen_features(learn, views, path=path)
-    finally:
-        if keeper: keeper.waiting = False
+    with keeper.no_epoch_yet() if keeper else nullcontext(): features = frozen_features(learn, views, path=path)
     with on_features(learn, features): yield
 
 

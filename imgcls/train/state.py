@@ -187,7 +187,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #1a1f3dcb
+# %% ../../nbs/api/26_train.state.ipynb #c5282fb4
 def _count(n, one, many): return f'{n} {one if n == 1 else many}'
 
 
@@ -288,6 +288,14 @@ class Checkpoint(Callback):
     def after_fit(self):
         "Listen again."
         self.run = True
+
+    @contextmanager
+    def no_epoch_yet(self)->Iterator[None]:
+        "Until the block ends there is nothing to save: stop at once."
+        self.waiting = True
+        try: yield
+        finally: self.waiting = False
+        if self.asked is not None: self._stop('before the first epoch')  # Python drops exceptions in some places, as while it forks
 
     @contextmanager
     def listening(self)->Iterator['Checkpoint']: # This callback
