@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'extract_features', 'fit_features', 'check_network', 'predict_features', 'why_not_cached',
            'frozen_features', 'on_features']
 
-# %% ../../nbs/api/34_train.features.ipynb #5e7c7674
+# %% ../../nbs/api/34_train.features.ipynb #cb6748b1
 import hashlib, inspect, logging, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ from scipy.special import expit
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..compute import Compute, apply_compute, choose_compute, run_as
+from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
 from ..core import DataError, check_option, package_versions, progress, read_json, shorten
 from ..data.augment import own_random
 from ..data.labels import is_multi_label, to_indices, to_one_hot, usable_rows
@@ -51,7 +51,7 @@ from .vectors import Features, FeatureWriter, estimator_probs
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/34_train.features.ipynb #6c404efc
+# %% ../../nbs/api/34_train.features.ipynb #d7fa80cc
 def _find_body(body, dls, compute):
     "The body, its name, and how it runs"
     if hasattr(body, 'model') and hasattr(body, 'dls'):
@@ -67,17 +67,18 @@ def _find_body(body, dls, compute):
 
 
 @contextmanager
-def _running(net, compute, pool):
+def _running(net, compute, pool, size):
     "A function from pictures (n, 3, size, size) to vectors (n, d), while the body is ready for it"
     modes, weights = [(m, m.training) for m in net.modules()], [(p, p.data) for p in (*net.parameters(), *net.buffers())]
     net.to(compute.device).eval().to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
     def vectors(x):
-        with torch.inference_mode(): out = net(x)
+        with torch.inference_mode(): out = folded(x)
         if not isinstance(out, torch.Tensor) or out.ndim not in (2, 4):
             raise ValueError(f'the body must give a map (n, channels, height, width) or vectors (n, features), got {getattr(out, "shape", type(out).__name__)}')
         return (GlobalPool(pool)(out) if pool != 'flatten' and out.ndim == 4 else out.flatten(1)), out.ndim == 4
     try:
-        with run_as(net, compute): yield vectors
+        folded = for_inference(net, compute, torch.zeros(1, 3, size, size, device=compute.device))
+        with run_as(folded, compute): yield vectors
     finally:
         for module, mode in modes: module.training = mode
         for p, data in weights: p.data = data
@@ -135,7 +136,7 @@ def _plan(table, splits, augment_views, plain_view):
     parts = [(rows if plain_view else rows[~train], 0), *((rows[train], i) for i in range(1, augment_views + first))]
     return pd.concat([o for o, _ in parts]), np.concatenate([np.full(len(o), i) for o, i in parts])
 
-# %% ../../nbs/api/34_train.features.ipynb #7b1e4b77
+# %% ../../nbs/api/34_train.features.ipynb #b4102e42
 def _find_loaders(source, settings):
     if not isinstance(source, DataLoaders): return image_loaders(source, **settings)
     if not hasattr(source, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
@@ -191,9 +192,10 @@ def extract_features(
     net, arch, chosen = _find_body(body, dls, compute)
     rows, views = _plan(dls.table, splits, augment_views, plain_view)
     vocab, labels = list(dls.vocab), rows['label'].tolist()
-    with keep_random(dls), _running(net, chosen, pool) as run:
+    with keep_random(dls), _running(net, chosen, pool, dls.size) as run:
         example, is_map = run(torch.zeros(1, 3, dls.size, dls.size, device=chosen.device))
-        how = f'{torch.device(chosen.device).type}, {str(chosen.dtype).removeprefix("torch.")}, channels {"last" if chosen.channels_last else "first"}'
+        layout = f'channels {"last" if chosen.channels_last else "first"}{", folded" if chosen.fold else ""}'
+        how = f'{torch.device(chosen.device).type}, {str(chosen.dtype).removeprefix("torch.")}, {layout}'
         settings = dict(arch=arch, pool=pool if is_map else None, augment_views=augment_views, plain_view=plain_view, bs=bs, dtype=dtype, compute=how)
         provenance = _describe(_Views(dls, rows, views, seed), net, dls, settings)
         empty = Features(np.empty((len(rows), 0)), (to_one_hot if is_multi_label(labels) else to_indices)(labels, vocab), vocab, items=rows['path'], splits=rows['split'],

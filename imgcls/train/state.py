@@ -187,7 +187,7 @@ def load_training_state(
     for k, cb in callbacks.items(): _load_callback_state(cb, state['callbacks'][k])
     load_random_state(learn.dls, state['random'])
 
-# %% ../../nbs/api/26_train.state.ipynb #c5282fb4
+# %% ../../nbs/api/26_train.state.ipynb #fa68f817
 def _count(n, one, many): return f'{n} {one if n == 1 else many}'
 
 
@@ -271,8 +271,7 @@ class Checkpoint(Callback):
         self.save(self.learn.epoch + 1)
         if self.asked is not None: self._stop(f'after epoch {self.learn.epoch + 1} of stage {self.stage + 1}')
 
-    def _stop(self, where):
-        raise Interrupted(f"stopped and saved {where}: '{self.path}'. Go on with resume=True.", self.asked)
+    def _stop(self, where): raise Interrupted(f"stopped and saved {where}: '{self.path}'. Go on with resume=True.", self.asked)
 
     def save(self,
         epoch:int, # Epochs of this stage that are done
@@ -295,7 +294,7 @@ class Checkpoint(Callback):
         self.waiting = True
         try: yield
         finally: self.waiting = False
-        if self.asked is not None: self._stop('before the first epoch')  # Python drops exceptions in some places, as while it forks
+        if self.asked is not None: self._stop('before the first epoch')  # an exception is lost where Python drops it, as while it forks
 
     @contextmanager
     def listening(self)->Iterator['Checkpoint']: # This callback
