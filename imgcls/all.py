@@ -4,55 +4,66 @@
 
 # %% auto #0
 __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folder', 'check_option', 'DataError', 'figure',
-           'ImgclsError', 'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_json', 'shorten',
-           'write_json', 'Predictions', 'eval_image', 'fit_short_side', 'ImageError', 'open_image', 'probe_image',
-           'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute', 'compute_report', 'run_as',
-           'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder', 'find_column',
-           'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files', 'find_copies', 'SIDE',
-           'forget_scans', 'Scan', 'scan_images', 'check_columns', 'class_vocab', 'find_labels', 'from_indices',
-           'from_one_hot', 'is_multi_label', 'join_labels', 'merge_classes', 'split_labels', 'tidy_labels',
-           'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split', 'split_name',
-           'split_table', 'use_fold', 'write_split', 'list_samples', 'sample', 'check_table', 'image_table',
-           'read_table', 'set_aside', 'table_counts', 'table_fingerprint', 'table_root', 'write_table', 'audit',
-           'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches', 'Presize',
-           'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random', 'PRESETS',
-           'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block', 'image_loaders',
-           'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader', 'TableReader', 'TableSplitter', 'plot_classes',
-           'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size', 'layer_costs',
-           'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS', 'Branches',
-           'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv',
+           'ImgclsError', 'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_frame',
+           'read_json', 'shorten', 'write_frame', 'write_json', 'align_predictions', 'concat_predictions',
+           'Predictions', 'read_predictions', 'eval_image', 'fit_short_side', 'ImageError', 'open_image', 'probe_image',
+           'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute', 'compute_report', 'fold_batch_norm',
+           'for_inference', 'run_as', 'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder',
+           'find_column', 'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files',
+           'find_copies', 'SIDE', 'forget_scans', 'Scan', 'scan_images', 'check_columns', 'class_vocab', 'find_labels',
+           'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels', 'merge_classes', 'split_labels',
+           'tidy_labels', 'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split',
+           'split_name', 'split_table', 'use_fold', 'write_split', 'list_samples', 'sample', 'check_table',
+           'image_table', 'read_table', 'set_aside', 'table_counts', 'table_fingerprint', 'table_root', 'write_table',
+           'audit', 'AuditReport', 'exact_duplicates', 'KINDS', 'cache_bytes', 'choose_presize', 'list_caches',
+           'Presize', 'presize_cache', 'PresizeCache', 'remove_cache', 'Augmentation', 'augmentation', 'own_random',
+           'PRESETS', 'show_augmented', 'TrainOnly', 'TrivialAugment', 'effective_counts', 'image_block',
+           'image_loaders', 'ImageDL', 'OpenImage', 'seed_loaders', 'split_loader', 'TableReader', 'TableSplitter',
+           'plot_classes', 'plot_sizes', 'show_copies', 'show_samples', 'write_folders', 'write_hdf5', 'conv_size',
+           'layer_costs', 'output_shape', 'receptive_field', 'smallest_size', 'activation_layers', 'ACTIVATIONS',
+           'Branches', 'conv_block', 'DownsampleBlock', 'InceptionBlock', 'JOINS', 'ResidualBlock', 'separable_conv',
            'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'create_model', 'lenet', 'list_models',
            'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body',
            'EMBEDDED', 'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name',
-           'WeightsError', 'copy_weights', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer',
-           'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard',
-           'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError', 'describe_state',
-           'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity',
-           'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'BOX', 'box_iou', 'box_table',
-           'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes', 'digits_on_photos',
-           'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy',
-           'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
-           'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules',
-           'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines',
-           'History', 'TrainingMonitor', 'history_frame', 'Run', 'check_network', 'extract_features', 'fit_features',
-           'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune',
-           'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner',
-           'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss',
-           'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView',
-           'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator',
-           'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'Estimate', 'wilson_interval',
-           'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou',
-           'plot_boxes', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier',
-           'imagenet_names', 'imagenet_predict', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'WeightsError', 'copy_weights', 'evaluation_loader', 'keep_random', 'load_random_state', 'no_trace',
+           'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size', 'free_memory',
+           'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
+           'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state',
+           'save_state', 'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping',
+           'BOX', 'box_iou', 'box_table', 'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes',
+           'digits_on_photos', 'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table',
+           'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay',
+           'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep',
+           'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval',
+           'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'reads_test', 'Run', 'check_network',
+           'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash',
+           'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT',
+           'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy',
+           'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads',
+           'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots',
+           'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate',
+           'bootstrap_means', 'bootstrap_metric', 'Estimate', 'estimate', 'metric_interval', 'METRICS', 'metrics_table',
+           'wilson_interval', 'confusion_matrix', 'confusion_table', 'most_confused', 'plot_confused_pairs',
+           'plot_confusion', 'plot_history', 'plot_images', 'plot_top_losses', 'grad_cam', 'HeatMaps', 'occlusion',
+           'plot_maps', 'plus_weights', 'apply_decisions', 'label_suspects', 'LabelReview', 'out_of_fold',
+           'plot_suspects', 'read_decisions', 'review', 'write_decisions', 'apply_temperature', 'calibration_error',
+           'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou', 'plot_boxes', 'classification_report',
+           'ClassificationReport', 'compare_predictions', 'PairedComparison', 'answered', 'decision_settings',
+           'energy_score', 'FeatureDistance', 'Foreign', 'foreign_auroc', 'foreign_threshold', 'plot_risk_coverage',
+           'Refusal', 'refusal_threshold', 'risk_coverage', 'describe_slices', 'plot_learning_curve', 'plot_per_class',
+           'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices', 'slices', 'BundleError',
+           'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict',
+           'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps', 'plot_filters',
+           'sanity_check', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #299bafd9
+# %% ../nbs/api/99_all.ipynb #7443646e
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
-    MissingExtraError, package_versions, progress, read_json, shorten, write_json)
-from .predictions import Predictions
+    MissingExtraError, package_versions, progress, read_frame, read_json, shorten, write_frame, write_json)
+from .predictions import align_predictions, concat_predictions, Predictions, read_predictions
 from .images import eval_image, fit_short_side, ImageError, open_image, probe_image, REASONS
-from .compute import apply_compute, bf16_reason, choose_compute, Compute, compute_report, run_as, tune_allocator
+from .compute import apply_compute, bf16_reason, choose_compute, Compute, compute_report, fold_batch_norm, for_inference, run_as, tune_allocator
 from .train.vectors import estimator_probs, Features, FeatureWriter
 from .data.files import check_folder, find_column, IMAGE_SUFFIXES, is_list, list_image_files, listed_files, unlisted_files
 from .data.copies import find_copies, SIDE
@@ -74,7 +85,7 @@ from imgcls.models.blocks import (activation_layers, ACTIVATIONS, Branches, conv
 from .models.layers import FlattenMap, GlobalPool, image_head, POOLS
 from .models.classic import create_model, lenet, list_models, minigooglenet, minivggnet, minixception, mlp, NETWORKS, POOLINGS, shallownet
 from .models.pretrained import Body, EMBEDDED, image_model, InputNorm, layer_groups, make_body, model_from_config, qualified_name, WeightsError
-from .train.trace import copy_weights, keep_random, load_random_state, no_trace, random_state
+from .train.trace import copy_weights, evaluation_loader, keep_random, load_random_state, no_trace, random_state
 from .train.optimizers import optimizer, OPTIMIZERS, TorchOptimizer
 from .train.memory import fit_batch_size, free_memory, is_out_of_memory, memory_guard, OutOfMemory, with_batch_size
 from .train.state import (check_same, Checkpoint, CheckpointError, describe_state, Interrupted, load_training_state, read_about, read_state, save_state,
@@ -87,7 +98,7 @@ from .train.losses import cross_entropy, log_softmax, nll_loss, one_vs_all_loss,
 from .train.schedules import (cosine_decay, exp_decay, lr_records, lr_suggestions, lr_sweep, LRRecord, plot_lr_find, plot_lr_sweep, plot_schedules, poly_decay,
     RULES, step_decay, suggest_lr, time_decay, warm_up)
 from .train.callbacks import BnEval, EpochLines, History, TrainingMonitor
-from .train.run import history_frame, Run
+from .train.run import history_frame, reads_test, Run
 from .train.features import (check_network, extract_features, fit_features, frozen_features, on_features, predict_features, weights_hash, why_not_cached)
 from .train.learner import fine_tune, image_learner, ImageLearner, predict, to_predictions
 from .train.boxes import (BOX_AUGMENT, box_block, box_learner, box_loaders, BOX_LOSSES, BoxHead, BoxLoss, class_accuracy, class_predictions, edge_loss,
@@ -95,21 +106,31 @@ from .train.boxes import (BOX_AUGMENT, box_block, box_learner, box_loaders, BOX_
 from .train.ensembles import average_predictions, crop_views, CropView, predict_snapshots, predict_views, Snapshots
 from .models.drawing import draw_network, NetworkDrawing
 from .train.heads import check_estimator, is_head, to_head
-from .evaluate.metrics import accuracy_estimate, bootstrap_means, Estimate, wilson_interval
-from .evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
+from .evaluate.metrics import (accuracy_estimate, bootstrap_means, bootstrap_metric, Estimate, estimate, metric_interval, METRICS, metrics_table, wilson_interval)
+from .evaluate.interpret import (confusion_matrix, confusion_table, most_confused, plot_confused_pairs, plot_confusion, plot_history, plot_images, plot_top_losses)
+from .evaluate.explain import grad_cam, HeatMaps, occlusion, plot_maps, plus_weights
+from .evaluate.clean import apply_decisions, label_suspects, LabelReview, out_of_fold, plot_suspects, read_decisions, review, write_decisions
+from .evaluate.calibration import apply_temperature, calibration_error, fit_temperature, plot_reliability, reliability
 from .evaluate.boxes import mean_iou, plot_boxes
+from .evaluate.tables import classification_report, ClassificationReport, compare_predictions, PairedComparison
+from .evaluate.refusal import (answered, decision_settings, energy_score, FeatureDistance, Foreign, foreign_auroc, foreign_threshold, plot_risk_coverage, Refusal,
+    refusal_threshold, risk_coverage)
+from .evaluate.curves import (describe_slices, plot_learning_curve, plot_per_class, plot_precision_recall, plot_roc, plot_slice_images, plot_slices, slices)
 from .deploy.predictor import BundleError, Classifier, load_bundle
 from .deploy.bundle import save_bundle
 from .deploy.imagenet import imagenet_classifier, imagenet_names, imagenet_predict
+from .evaluate.layers import feature_maps, filter_gradients, layer_filters, map_layers, plot_feature_maps, plot_filters
+from .evaluate.sanity import sanity_check
 from .study import Study
 from .comparison import compare, Comparison, paired_difference, plot_runs
 
 _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folder', 'check_option', 'DataError', 'figure', 'ImgclsError',
-         'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_json', 'shorten', 'write_json', 'Predictions', 'eval_image',
-         'fit_short_side', 'ImageError', 'open_image', 'probe_image', 'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute',
-         'compute_report', 'run_as', 'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder', 'find_column',
-         'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans', 'Scan',
-         'scan_images', 'check_columns', 'class_vocab', 'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels',
+         'import_extra', 'MissingExtraError', 'package_versions', 'progress', 'read_frame', 'read_json', 'shorten', 'write_frame', 'write_json',
+         'align_predictions', 'concat_predictions', 'Predictions', 'read_predictions', 'eval_image', 'fit_short_side', 'ImageError',
+         'open_image', 'probe_image', 'REASONS', 'apply_compute', 'bf16_reason', 'choose_compute', 'Compute', 'compute_report',
+         'fold_batch_norm', 'for_inference', 'run_as', 'tune_allocator', 'estimator_probs', 'Features', 'FeatureWriter', 'check_folder',
+         'find_column', 'IMAGE_SUFFIXES', 'is_list', 'list_image_files', 'listed_files', 'unlisted_files', 'find_copies', 'SIDE', 'forget_scans',
+         'Scan', 'scan_images', 'check_columns', 'class_vocab', 'find_labels', 'from_indices', 'from_one_hot', 'is_multi_label', 'join_labels',
          'merge_classes', 'split_labels', 'tidy_labels', 'to_indices', 'to_one_hot', 'usable_rows', 'fold_table', 'folder_splits', 'read_split',
          'split_name', 'split_table', 'use_fold', 'write_split', 'list_samples', 'sample', 'check_table', 'image_table', 'read_table',
          'set_aside', 'table_counts', 'table_fingerprint', 'table_root', 'write_table', 'audit', 'AuditReport', 'exact_duplicates', 'KINDS',
@@ -121,19 +142,27 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'ResidualBlock', 'separable_conv', 'separable_ratio', 'FlattenMap', 'GlobalPool', 'image_head', 'POOLS', 'create_model', 'lenet',
          'list_models', 'minigooglenet', 'minivggnet', 'minixception', 'mlp', 'NETWORKS', 'POOLINGS', 'shallownet', 'Body', 'EMBEDDED',
          'image_model', 'InputNorm', 'layer_groups', 'make_body', 'model_from_config', 'qualified_name', 'WeightsError', 'copy_weights',
-         'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer', 'fit_batch_size',
-         'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint', 'CheckpointError',
-         'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state', 'training_identity', 'training_state',
-         'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'BOX', 'box_iou', 'box_table', 'boxes_to_photo', 'boxes_to_square', 'BoxPresize',
-         'BoxReader', 'check_boxes', 'digits_on_photos', 'read_voc', 'TidyBoxes', 'freeze_before', 'GradualUnfreezing', 'layer_table',
-         'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss', 'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay',
-         'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find', 'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES',
-         'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines', 'History', 'TrainingMonitor', 'history_frame', 'Run',
-         'check_network', 'extract_features', 'fit_features', 'frozen_features', 'on_features', 'predict_features', 'weights_hash',
-         'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner', 'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner',
-         'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss', 'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou',
-         'predict_boxes', 'TwoHeads', 'average_predictions', 'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots',
-         'draw_network', 'NetworkDrawing', 'check_estimator', 'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'Estimate',
-         'wilson_interval', 'confusion_matrix', 'most_confused', 'plot_confusion', 'plot_history', 'plot_top_losses', 'mean_iou', 'plot_boxes',
-         'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'Study',
+         'evaluation_loader', 'keep_random', 'load_random_state', 'no_trace', 'random_state', 'optimizer', 'OPTIMIZERS', 'TorchOptimizer',
+         'fit_batch_size', 'free_memory', 'is_out_of_memory', 'memory_guard', 'OutOfMemory', 'with_batch_size', 'check_same', 'Checkpoint',
+         'CheckpointError', 'describe_state', 'Interrupted', 'load_training_state', 'read_about', 'read_state', 'save_state',
+         'training_identity', 'training_state', 'AveragedWeights', 'BestCheckpoint', 'EarlyStopping', 'BOX', 'box_iou', 'box_table',
+         'boxes_to_photo', 'boxes_to_square', 'BoxPresize', 'BoxReader', 'check_boxes', 'digits_on_photos', 'read_voc', 'TidyBoxes',
+         'freeze_before', 'GradualUnfreezing', 'layer_table', 'lr_table', 'cross_entropy', 'log_softmax', 'nll_loss', 'one_vs_all_loss',
+         'OneVsAllLoss', 'softmax', 'cosine_decay', 'exp_decay', 'lr_records', 'lr_suggestions', 'lr_sweep', 'LRRecord', 'plot_lr_find',
+         'plot_lr_sweep', 'plot_schedules', 'poly_decay', 'RULES', 'step_decay', 'suggest_lr', 'time_decay', 'warm_up', 'BnEval', 'EpochLines',
+         'History', 'TrainingMonitor', 'history_frame', 'reads_test', 'Run', 'check_network', 'extract_features', 'fit_features',
+         'frozen_features', 'on_features', 'predict_features', 'weights_hash', 'why_not_cached', 'fine_tune', 'image_learner', 'ImageLearner',
+         'predict', 'to_predictions', 'BOX_AUGMENT', 'box_block', 'box_learner', 'box_loaders', 'BOX_LOSSES', 'BoxHead', 'BoxLoss',
+         'class_accuracy', 'class_predictions', 'edge_loss', 'iou_loss', 'mean_box_iou', 'predict_boxes', 'TwoHeads', 'average_predictions',
+         'crop_views', 'CropView', 'predict_snapshots', 'predict_views', 'Snapshots', 'draw_network', 'NetworkDrawing', 'check_estimator',
+         'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'bootstrap_metric', 'Estimate', 'estimate', 'metric_interval', 'METRICS',
+         'metrics_table', 'wilson_interval', 'confusion_matrix', 'confusion_table', 'most_confused', 'plot_confused_pairs', 'plot_confusion',
+         'plot_history', 'plot_images', 'plot_top_losses', 'grad_cam', 'HeatMaps', 'occlusion', 'plot_maps', 'plus_weights', 'apply_decisions',
+         'label_suspects', 'LabelReview', 'out_of_fold', 'plot_suspects', 'read_decisions', 'review', 'write_decisions', 'apply_temperature',
+         'calibration_error', 'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou', 'plot_boxes', 'classification_report',
+         'ClassificationReport', 'compare_predictions', 'PairedComparison', 'answered', 'decision_settings', 'energy_score', 'FeatureDistance',
+         'Foreign', 'foreign_auroc', 'foreign_threshold', 'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage',
+         'describe_slices', 'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices',
+         'slices', 'BundleError', 'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict',
+         'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps', 'plot_filters', 'sanity_check', 'Study',
          'compare', 'Comparison', 'paired_difference', 'plot_runs']

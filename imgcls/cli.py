@@ -19,7 +19,7 @@ from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #2b8932f8
+# %% ../nbs/api/90_cli.ipynb #1f79fd65
 def _load_classifier(bundle, weights, compute):
     name = bundle.as_posix()
     if name.startswith('imagenet:') and not bundle.is_dir():
@@ -52,10 +52,22 @@ def predict(
     if json: typer.echo(answers.to_json(orient='records', indent=1, force_ascii=False))
     else:
         for row in answers.drop(columns='error').astype(object).itertuples(index=False): typer.echo('\t'.join(map(_cell, row)))
+    unknown = int((answers['reason'] != '').sum()) if 'reason' in answers else 0
+    if unknown: _log.info('%d of %d photos are unknown: the reason stands beside', unknown, len(answers))
     if len(bad): _log.warning('%d of %d files cannot be used: %s', len(bad), len(answers), shorten(bad['file'] + ' (' + bad['error'] + ')', 10))
     if len(bad) == len(answers) or strict and len(bad): raise typer.Exit(1)
 
-# %% ../nbs/api/90_cli.ipynb #c3a8c65d
+# %% ../nbs/api/90_cli.ipynb #b1c45509
+def _answered_part(classifier, preds):
+    "What a classifier that may refuse answers: the estimate of the answered, and how many were refused for which reason; (None, {}) if it answers always"
+    from imgcls.evaluate import metrics
+    if not classifier.config.keys() & {'refusal', 'foreign'}: return None, {}
+    reasons = classifier.reasons(preds)
+    kinds = [o.partition(':')[0] for o in reasons if o]
+    part = preds[reasons == '']
+    return metrics.accuracy_estimate(part) if len(part) else None, {o: kinds.count(o) for o in ('unsure', 'foreign') if o in kinds}
+
+
 def _choose_rows(table, split):
     "The name and the rows of a split; 'auto' takes test, else a valid that has its own folder, else all"
     there = set(table['split'])
@@ -106,16 +118,18 @@ def evaluate(
         preds = classifier.predictions(_shared_classes(rows, classifier.vocab, allow_missing), bs=bs)
         if split in ('test', 'all') and (bundle.parent/'run.toml').exists(): Run(bundle.parent).log_reading(preds, by=f'imgcls evaluate {folder}')
         estimate, confused = metrics.accuracy_estimate(preds), interpret.most_confused(preds)
+        part, refused = _answered_part(classifier, preds)
         if out:
             run.write_predictions(preds, split)
             run.write_figure(interpret.plot_confusion(preds), 'confusion')
             run.write_figure(interpret.plot_top_losses(preds), 'top_losses')
     if json:
-        found = dict(bundle=bundle, folder=folder, split=split, accuracy=vars(estimate), most_confused=confused.to_dict('records'),
+        found = dict(bundle=bundle, folder=folder, split=split, accuracy=vars(estimate), answered=part and vars(part), refused=refused, most_confused=confused.to_dict('records'),
                      set_aside=set_aside(rows).to_dict('records'))
         typer.echo(dumps(found, indent=1, ensure_ascii=False, default=str))
     else:
         typer.echo(f'{len(preds)} photos ({split}): {estimate}')
+        if refused: typer.echo(f"  refused {', '.join(f'{n} as {o}' for o, n in refused.items())}; answered: {part or 'none'}")
         for o in confused.head(5).itertuples(): typer.echo(f'  {o.count} of {o.actual} taken for {o.predicted}')
 
 # %% ../nbs/api/90_cli.ipynb #b21ee30a

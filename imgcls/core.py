@@ -12,8 +12,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['ImgclsError', 'DataError', 'MissingExtraError', 'check_option', 'import_extra', 'shorten', 'atomic_file',
-           'atomic_folder', 'write_json', 'read_json', 'cache_folder', 'progress', 'figure', 'available_cores',
-           'package_versions']
+           'atomic_folder', 'write_json', 'read_json', 'write_frame', 'read_frame', 'cache_folder', 'progress',
+           'figure', 'available_cores', 'package_versions']
 
 # %% ../nbs/api/00_core.ipynb #ebe56296
 class ImgclsError(Exception):
@@ -173,6 +173,54 @@ def read_json(
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e:
         raise DataError(f"'{path}' isn't valid JSON ({e}). It may have been cut off or edited: make it again or take a whole copy.") from e
+
+# %% ../nbs/api/00_core.ipynb #676f0594
+def _is_csv(path):
+    ending = Path(path).suffix.lower()
+    if ending not in ('.csv', '.parquet'): raise ValueError(f"`path` must end in .csv or .parquet, got '{path}'")
+    return ending == '.csv'
+
+def _arrow():
+    import_extra('pyarrow.parquet', 'parquet')
+    return import_extra('pyarrow', 'parquet')
+
+def write_frame(
+    path:str|Path, # the file to write, which ends in `.csv` or `.parquet`; it is replaced if it exists
+    frame:Any, # a DataFrame; its index is left out
+    about:Any=None, # what else is known, as JSON can hold it
+)->Path: # the file
+    "Write a table and what is known about it; each file appears whole or not at all."
+    path, is_csv = Path(path), _is_csv(path)
+    if is_csv:
+        digits = '%.17g' if any(o.kind == 'f' and o.itemsize > 4 for o in frame.dtypes) else '%.9g'
+        with atomic_file(path) as f: frame.to_csv(f, index=False, lineterminator='\n', float_format=digits, na_rep='nan')
+        write_json(path.with_suffix('.json'), about)
+    else:
+        table = _arrow().Table.from_pandas(frame, preserve_index=False)
+        table = table.replace_schema_metadata((table.schema.metadata or {}) | {b'imgcls': json.dumps(about, default=_plain).encode()})
+        with atomic_file(path, 'wb') as f: _arrow().parquet.write_table(table, f)
+    return path
+
+def read_frame(
+    path:str|Path, # a file that ends in `.csv` or `.parquet`
+    *,
+    texts:Iterable=(), # columns of a CSV file that are taken as they are written
+)->tuple: # the DataFrame, and what `write_frame` was told about it, or None
+    "Read a table from a file, of `write_frame` or of another program."
+    import pandas as pd
+    path, is_csv = Path(path), _is_csv(path)
+    if not path.is_file(): raise FileNotFoundError(f"there is no file '{path}'")
+    try:
+        if is_csv:
+            gaps = {o: ['', 'nan', 'NaN', 'NA'] for o in pd.read_csv(path, nrows=0) if o not in texts}
+            frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=gaps)
+        else: table = _arrow().parquet.read_table(path)
+    except (ValueError, OSError) as e:
+        kind = 'CSV' if is_csv else 'Parquet'
+        raise DataError(f"'{path}' can't be read as a {kind} file ({str(e).strip()}). It may have been cut off: make it again or take a whole copy.") from e
+    if not is_csv: return table.to_pandas(), json.loads((table.schema.metadata or {}).get(b'imgcls', b'null'))
+    beside = path.with_suffix('.json')
+    return frame, read_json(beside) if beside.is_file() else None
 
 # %% ../nbs/api/00_core.ipynb #cd7f14e7
 def cache_folder()->Path: # `$IMGCLS_CACHE`, or `imgcls` in the cache folder of this operating system

@@ -18,7 +18,9 @@ from imgcls.data.tables import image_table
 from imgcls.deploy import bundle as module
 from imgcls.deploy.bundle import save_bundle
 from imgcls.deploy.predictor import BundleError, load_bundle
+from imgcls.evaluate.calibration import apply_temperature
 from imgcls.evaluate.metrics import accuracy_estimate
+from imgcls.evaluate.refusal import Foreign, Refusal
 from imgcls.train.learner import fine_tune, image_learner, predict
 
 
@@ -217,6 +219,53 @@ assert 'fastai' not in sys.modules'''
     here, there = load_bundle(saved, compute='fp32').predict(photos), pd.read_csv(tmp_path/'answers.csv')
     assert (here['label'].fillna('') == there['label'].fillna('')).all() and np.allclose(here['probability'], there['probability'], atol=1e-6, equal_nan=True)
     assert there['error'].str.startswith('truncated').sum() == 1
+
+
+# --- Decisions -----------------------------------------------------------------------------------------------------
+found = Refusal(0.8, 0.9, level=0.95, n=300, answered=200, right=195)
+strange = Foreign(-1., 0.95, n=300)
+
+
+def test_decisions_are_kept(learn, tmp_path):
+    bundle = save_bundle(learn, tmp_path/'b', temperature=1.5, refusal=found, foreign=strange)
+    about, card = json.loads((bundle/'classifier.json').read_text()), (bundle/'model_card.md').read_text()
+    assert (about['schema'], about['temperature']) == (2, 1.5) and about['refusal'] == dict(score='probability', threshold=0.8, accuracy=0.9, level=0.95, n=300, answered=200, right=195)
+    assert about['foreign'] == dict(score='energy', threshold=-1., keep=0.95, n=300)
+    assert "It says 'unknown' where its probability is below 0.800" in card and 'the temperature 1.5' in card and 'were not compared' not in card and 'It always' not in card
+    ours, theirs = apply_temperature(predict(learn), 1.5), load_bundle(bundle, compute='fp32').predictions(learn.dls.valid.items)
+    np.testing.assert_allclose(theirs.probs, ours.probs, atol=1e-5)
+    assert (ours.logits is None) or np.allclose(theirs.logits, ours.logits, atol=1e-3)
+
+
+def test_decisions_one_by_one(learn, tmp_path):
+    for i, decisions in enumerate((dict(temperature=2), dict(refusal=found), dict(foreign=strange))):
+        bundle = save_bundle(learn, tmp_path/f'{i}', **decisions)
+        assert load_bundle(bundle).config.keys() & {'temperature', 'refusal', 'foreign'} == decisions.keys()
+    assert json.loads((save_bundle(learn, tmp_path/'none')/'classifier.json').read_text())['schema'] == 1
+
+
+@pytest.mark.parametrize('decisions,error,text', [(dict(temperature=0), ValueError, '`temperature` must be a number'), (dict(temperature='2'), ValueError, '`temperature` must be'), (dict(temperature=float('nan')), ValueError, '`temperature` must be'),
+    (dict(refusal=0.5), TypeError, '`refusal` must come from `refusal_threshold`'), (dict(foreign=-1.), TypeError, '`foreign` must come from `foreign_threshold`'), (dict(foreign=Foreign(0.1, 0.9, n=50, score='distance')), ValueError, "by 'energy' alone"),
+    (dict(foreign=found), ValueError, "this threshold is of 'probability'"), (dict(refusal=Refusal(None, 0.99, level=0.95, n=30, why='few')), ValueError, 'has no threshold from which on to answer')], ids=range(8))
+def test_decisions_that_are_refused(learn, tmp_path, decisions, error, text):
+    with pytest.raises(error, match=text): save_bundle(learn, tmp_path/'b', **decisions)
+    assert not names(tmp_path)
+
+
+def test_a_class_called_unknown(learn, tmp_path):
+    other = SimpleNamespace(dls=SimpleNamespace(vocab=['unknown', 'flower'], size=64, presize=96, method='crop'), model=learn.model)
+    with pytest.raises(ValueError, match="a class is called 'unknown'"): save_bundle(other, tmp_path/'b', refusal=found)
+    assert load_bundle(save_bundle(other, tmp_path/'b', temperature=2)).vocab[0] == 'unknown'
+
+
+def test_an_estimator_that_may_refuse(fitted, tmp_path):
+    from imgcls.train.features import predict_features
+    bundle = save_bundle(fitted.learn, tmp_path/'b', estimator=fitted.machine, temperature=2., refusal=found)
+    classifier = load_bundle(bundle, compute='fp32')
+    preds = classifier.predictions(fitted.table[fitted.table['split'] == 'valid'])
+    np.testing.assert_allclose(preds.probs, apply_temperature(predict_features(fitted.machine, fitted.features), 2).probs, atol=1e-3)
+    assert preds.logits is None and (classifier.reasons(preds) != '').all()
+    with pytest.raises(ValueError, match='`foreign` is told by the logits of a network'): save_bundle(fitted.learn, tmp_path/'c', estimator=fitted.machine, foreign=strange)
 
 
 # --- Estimators of scikit-learn ------------------------------------------------------------------------------------

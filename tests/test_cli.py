@@ -62,7 +62,7 @@ def test_train_writes(run):
     folder, out, err = run
     figures = ['batch', 'confusion', 'history', 'top_losses']
     assert names(folder) == sorted(['audit.json', 'bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'figures', 'history.csv', 'history.json', 'predictions',
-                                    'predictions/test.csv', 'predictions/valid.csv', 'readings.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
+                                    'predictions/test.csv', 'predictions/test.json', 'predictions/valid.csv', 'predictions/valid.json', 'readings.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
     for name in figures:
         with Image.open(folder/f'figures/{name}.png') as img: assert min(img.size) > 200 and len(img.convert('RGB').getcolors(10**6)) > 5
     with open(folder/'history.csv') as f: rows = list(csv.DictReader(f))
@@ -211,7 +211,7 @@ def test_evaluate(run, photos, tmp_path):
     test = tomllib.loads((run[0]/'run.toml').read_text())['results']['test']
     assert found['split'] == 'test' and found['accuracy']['n'] == 48 and found['accuracy']['value'] == pytest.approx(test['accuracy'])
     assert [o['path'] for o in found['set_aside']] == ['test/0/web.jpg'] and all(o['count'] > 0 for o in found['most_confused'])
-    assert names(tmp_path/'evaluation') == ['figures', 'figures/confusion.png', 'figures/top_losses.png', 'predictions', 'predictions/test.csv', 'run.toml']
+    assert names(tmp_path/'evaluation') == ['figures', 'figures/confusion.png', 'figures/top_losses.png', 'predictions', 'predictions/test.csv', 'predictions/test.json', 'run.toml']
     assert contents(photos) == before
 
 

@@ -14,6 +14,7 @@ from torch import nn
 import imgcls.data.loaders as loaders_module
 from imgcls.core import DataError
 from imgcls.data.loaders import image_loaders
+from imgcls.data.presize import Presize
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.predictions import Predictions
@@ -173,6 +174,16 @@ def test_several_labels(photos):
     assert same(plain, predict(learn)) and plain.multi_label and average_predictions([plain, mirrored]).multi_label
 
 
+def test_views_of_a_loader_and_of_photos_without_labels(photos):
+    learn, valid = learner(photos, augment='standard', bs=7), photos[photos['split'] == 'valid']
+    for source, rows in ((learn.dls.train, photos[photos['split'] == 'train']), (valid.drop(columns='label'), valid)):
+        plain, mirrored = predict_views(learn, source)
+        wanted = predict(learn, source)
+        assert np.array_equal(plain.logits, wanted.logits) and (plain.targets is None or same(plain, wanted))
+        assert plain.items.tolist() == mirrored.items.tolist() == rows['path'].tolist() and (plain.targets is None) == (source is not learn.dls.train)
+        assert len(average_predictions([plain, mirrored])) == len(rows)
+
+
 def test_views_see_what_they_say(photos, tmp_path):
     "Each of the ten crops is predicted as a file with this crop is"
     learn, views = learner(photos), crop_views('ten_crop', share=0.7)
@@ -235,8 +246,11 @@ def test_views_refused(photos, views, error, text):
 
 def test_loaders_without_a_table(photos):
     learn = learner(photos)
+    wanted = predict_views(learn)
     del learn.dls.table
-    with pytest.raises(TypeError, match='no table'): predict_views(learn)
+    assert all(same(a, b) for a, b in zip(predict_views(learn), wanted))
+    learn.dls.valid.after_item.fs = learn.dls.valid.after_item.fs.filter(lambda o: not isinstance(o, Presize))
+    with pytest.raises(TypeError, match='no `Presize` among their item transforms'): predict_views(learn)
 
 
 # --- Snapshots -----------------------------------------------------------------------------------------------------

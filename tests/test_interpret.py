@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from imgcls.core import DataError
-from imgcls.evaluate.interpret import confusion_matrix, most_confused, plot_confusion, plot_history, plot_top_losses
+from imgcls.evaluate.interpret import (confusion_matrix, confusion_table, most_confused, plot_confused_pairs, plot_confusion, plot_history, plot_images,
+    plot_top_losses)
 from imgcls.predictions import Predictions
 from matplotlib.image import imread
 from PIL import Image
@@ -114,12 +115,69 @@ def test_many_classes_thin_the_names():
     assert len(fig.axes[0].get_xticks()) == 84 and fig.axes[0].get_xticklabels()[1].get_text() == 'c3'
     draw(fig)
 
-odd_names = ['$x^2$', '$\\frac', 'a_b', 'x'*200, 'line\nbreak', 'tab\t', 'caf\udce9', '50 % "off"', ' ']
+odd_names = ['$x^2$', '$\\frac', 'a_b', 'x'*200, 'line\nbreak', 'tab\t', 'caf\udce9', '50 % "off"', ' ', '猫の写真', 'ねこ'*20]
 def test_odd_names():
     p = random(c=len(odd_names), names=odd_names)
     draw(plot_confusion(p))
     p = random(c=len(odd_names), names=odd_names, items=[f'{o}{i}' for i, o in zip(range(300), odd_names*100)])
     draw(plot_top_losses(p, k=20))
+
+
+@pytest.mark.parametrize('c', [2, 3, 30])
+def test_similar_classes_are_neighbours(c):
+    p = random(2000, c)
+    names = [o.get_text() for o in draw_axes(plot_confusion(p, order='similarity')).get_yticklabels()]
+    assert sorted(names) == sorted(p.vocab)
+    pairs = random(600, 6)  # 0 with 5, 1 with 4, 2 with 3
+    pairs.probs[np.arange(600), 5 - pairs.targets] += 5
+    pairs.probs /= pairs.probs.sum(1, keepdims=True)
+    names = [o.get_text() for o in plot_confusion(pairs, order='similarity').axes[0].get_yticklabels()]
+    assert {frozenset(names[i:i+2]) for i in (0, 2, 4)} == {frozenset(o) for o in (('c0', 'c5'), ('c1', 'c4'), ('c2', 'c3'))}
+
+def draw_axes(fig):
+    draw(fig)
+    return fig.axes[0]
+
+@pytest.mark.parametrize('order', ['vocab', 'similarity'])
+def test_most_confused_classes(order):
+    p = random(2000, 40)
+    p = p[p.targets != 7]  # a class without images
+    fig = plot_confusion(p, order=order, most_confused=6)
+    ax, counts = draw_axes(fig), confusion_matrix(p)
+    rows = [o.get_text() for o in ax.get_yticklabels()]
+    wrong = counts.sum(axis=0).to_numpy() + counts.sum(axis=1).to_numpy() - 2*np.diag(counts)
+    assert len(rows) == 6 and [o.get_text() for o in ax.get_xticklabels()] == [*rows, '34 others']
+    assert min(wrong[p.vocab.index(o)] for o in rows) >= np.sort(wrong)[-6]
+    shown = np.zeros((6, 7))
+    for o in ax.texts: shown[round(o.get_position()[1]), round(o.get_position()[0])] = int(o.get_text())
+    assert np.array_equal(shown.sum(1), counts.loc[rows].sum(axis=1)) and np.array_equal(shown[:, :6], counts.loc[rows, rows])
+    assert len(plot_confusion(p, most_confused=99).axes[0].get_yticklabels()) == 40
+    with pytest.raises(ValueError, match='`most_confused` is a number of classes'): plot_confusion(p, most_confused=0)
+
+def test_confusion_table():
+    p = random()
+    p = p[p.targets != 2]
+    table = confusion_table(p)
+    assert len(table) == 25 and np.array_equal(table['count'].to_numpy().reshape(5, 5), confusion_matrix(p))
+    none = table[table['actual'] == 'c2']
+    assert none['share'].isna().all() and (none['low'] == 0).all() and (none['high'] == 1).all()
+    assert np.allclose(table.groupby('actual')['share'].sum()[['c0', 'c1', 'c3', 'c4']], 1) and (confusion_table(p, min_count=1)['count'] > 0).all()
+    with pytest.raises(ValueError, match='`level`'): confusion_table(p, level=95)
+
+def test_pairs_and_sheets(photos):
+    pairs, fig = most_confused(photos), plot_confused_pairs(photos, 2, images=3)
+    draw(fig)
+    headings = [ax.texts[0].get_text() for ax in fig.axes if ax.texts and 'called' in ax.texts[0].get_text()]
+    assert [o.splitlines()[::2][:2] for o in headings] == pairs[['actual', 'predicted']][:2].to_numpy().tolist()
+    none = plot_confused_pairs(photos[photos.correct])
+    draw(none)
+    assert none.axes[0].texts[0].get_text().startswith('no mistakes')
+    unknown = Predictions(photos.probs, photos.vocab, items=photos.items, root=photos.root)
+    for sort, order in (('certain', -photos.confidence), ('uncertain', photos.confidence), (None, np.arange(12))):
+        fig = plot_images(unknown, sort=sort, k=3)
+        draw(fig)
+        assert [o.get_title().splitlines()[0] for o in fig.axes] == list(photos.items[np.argsort(order, kind='stable')[:3]]) and 'actual' not in fig.axes[0].get_title()
+    with pytest.raises(DataError, match='needs one label an image'): plot_confused_pairs(Predictions([[0.9, 0.8]], 'ab', targets=[[1, 1]], items=['a'], multi_label=True))
 
 
 # --- plot_top_losses -----------------------------------------------------------------------------------------------
@@ -218,7 +276,7 @@ def test_history_sources(tmp_path):
 
 @pytest.mark.parametrize('change,panels', [
     (dict(), 2), (dict(stage='frozen'), 2), (dict(valid_loss=np.nan), 2), (dict(valid_loss=[0.5, np.nan, np.inf, 0.4]), 2), (dict(epoch=[0, 0, 1, 2]), 2), (dict(epoch='x'), 2),
-    (dict(time='00:12'), 2), (dict(stage=[0, 0, 1, 1]), 2), (dict(stage=['a', 'b', 'a', 'b']), 2), (dict(stage='$x$ \udce9'*9), 2)], ids=str)
+    (dict(time='00:12'), 2), (dict(stage=[0, 0, 1, 1]), 2), (dict(stage=['a', 'b', 'a', 'b']), 2), (dict(stage='$x$ 猫'*9), 2)], ids=str)
 def test_odd_histories(change, panels):
     frame = full.assign(**change)
     fig = plot_history(frame.set_index(pd.Index([3, 1, 4, 1])))

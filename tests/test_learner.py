@@ -1,5 +1,5 @@
 """The learner: nothing left behind by a look, the same seed the same weights, predictions of any split in order."""
-import os, random, subprocess, sys
+import os, random, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import TfmdDL
 from fastai.data.transforms import RandomSplitter, get_image_files, parent_label
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -15,11 +16,15 @@ from fastai.vision.data import ImageBlock
 from fastai.vision.learner import vision_learner
 from torch import nn
 
-from imgcls.data.loaders import image_loaders
+import imgcls.data.loaders as loaders_module
+from imgcls.data.loaders import image_loaders, split_loader
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
+from imgcls.predictions import align_predictions
 from imgcls.train.callbacks import BnEval
 from imgcls.train.learner import fine_tune, image_learner, predict
+from imgcls.train.losses import OneVsAllLoss
+from imgcls.train.trace import random_state
 
 
 def small_table(n=12):
@@ -164,6 +169,86 @@ def test_predict_on_a_plain_fastai_learner():
             preds = predict(learn, split)
             assert [str(o) for o in ds.items] == list(preds.items) and len(preds) == len(ds)
         with pytest.raises(ValueError, match='`split` must be one of'): predict(learn, 'test')
+
+
+@pytest.mark.parametrize('what', ['split', 'table', 'unlabelled', 'loader'])
+def test_one_forward_pass_an_image(what, monkeypatch):
+    "Each image is opened once and goes through the network once, features and logits included"
+    learn, seen, opened, was = make('own', small_loaders(bs=16)), [], [], loaders_module.open_image
+    table = learn.dls.table
+    rows = table[table['split'] == ('train' if what == 'loader' else 'valid')]
+    source = dict(split='valid', table=rows, unlabelled=rows.drop(columns='label'), loader=learn.dls.train)[what]
+    monkeypatch.setattr(loaders_module, 'open_image', lambda x, **kwargs: opened.append(str(x)) or was(x, **kwargs))
+    with learn.no_bar():
+        hooks = [learn.model[i].register_forward_hook(lambda module, args, out: seen.append(len(args[0]))) for i in (0, 1)]
+        preds = predict(learn, source, features=True)
+        for o in hooks: o.remove()
+    assert sum(seen) == 2*len(rows) == 2*len(preds) and len(opened) == len(set(opened)) == len(rows)
+    assert preds.items.tolist() == rows['path'].tolist() and preds.root == Path(table.attrs['root']) and (preds.targets is None) == (what == 'unlabelled')
+    if preds.targets is not None: assert preds.actual.tolist() == rows['label'].tolist()
+    with learn.no_bar(): again = predict(learn, rows)
+    np.testing.assert_allclose(preds.probs, again.probs, atol=1e-6)
+    with learn.computing('fp32'), torch.no_grad():
+        x = torch.cat([o[0] for o in split_loader(learn.dls, rows)])
+        vectors = learn.model[1][:2](learn.model[0].eval()(x.as_subclass(torch.Tensor)))
+    np.testing.assert_allclose(preds.features, vectors, atol=1e-3)
+    assert again.features is None and preds.logits.shape == preds.probs.shape and not any(m._forward_pre_hooks for m in learn.model.modules())
+
+
+class Doubled(TfmdDL):
+    "Draws with replacement"
+    def get_idxs(self): return [0]*self.n
+
+
+def test_any_loader_is_read_in_order_completely_and_not_augmented():
+    table = small_table(5)
+    table = table.drop(table.index[(table['label'] == '3') & (table['split'] == 'train')][1:])
+    learn = make('own', image_loaders(table, size=32, augment='standard', bs=16, num_workers=0, balance='sampling'))
+    with learn.no_bar():
+        loaders = learn.dls.train, learn.dls.train.new(bs=7, num_workers=2), learn.dls.train.new(cls=Doubled, shuffle=False)
+        wanted, valid, before = predict(learn, 'train'), predict(learn, 'valid'), random_state(learn.dls)
+        for dl in loaders:
+            found = predict(learn, dl)
+            assert found.items.tolist() == wanted.items.tolist() and np.array_equal(found.targets, wanted.targets)
+            np.testing.assert_allclose(found.probs, wanted.probs, atol=1e-5)
+        assert repr(random_state(learn.dls)) == repr(before) and learn.dls.train_ds.split_idx == 0 and learn.dls.train.shuffle and learn.dls.train.weights is not None
+        np.testing.assert_allclose(predict(learn, learn.dls.valid, bs=3).probs, valid.probs, atol=1e-5)
+        shuffled = predict(learn, table[table['split'] == 'valid'].sample(frac=1, random_state=0))
+        assert shuffled.items.tolist() != valid.items.tolist()
+        _, back = align_predictions(valid, shuffled)
+        np.testing.assert_allclose(back.probs, valid.probs, atol=1e-5)
+        assert not np.allclose(learn.get_preds(ds_idx=0)[0][:len(wanted)], wanted.probs)  # fastai: augmented
+
+
+def test_a_table_of_another_folder_keeps_its_names(tmp_path):
+    learn, table = make('own', small_loaders()), small_table(2)
+    shutil.copytree(sample('digits'), tmp_path/'copy')
+    other = table.copy()
+    other.attrs['root'] = str(tmp_path/'copy')
+    with learn.no_bar(): a, b = predict(learn, table), predict(learn, other)
+    assert a.items.tolist() == b.items.tolist() == table['path'].tolist() and b.root == tmp_path/'copy' and np.allclose(a.probs, b.probs, atol=1e-6)
+    assert sum(len(o) for o in b.by(table, 'label').values()) == len(table)
+
+
+@pytest.mark.parametrize('kind', ['several', 'one_vs_all'])
+def test_other_kinds_of_learner_without_labels(kind):
+    table = small_table(4)
+    if kind == 'several': table['label'] = [('even',)*(o in '02468') + ('loop',)*(o in '0689') for o in table['label']]
+    dls = image_loaders(table, size=32, augment='none', bs=16, num_workers=0)
+    learn = image_learner(dls, nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU()), hidden=(), **(dict(loss_func=OneVsAllLoss()) if kind == 'one_vs_all' else {}))
+    with learn.no_bar(): known, unknown = predict(learn), predict(learn, table[table['split'] == 'valid'].drop(columns='label'))
+    assert np.allclose(known.probs, unknown.probs, atol=1e-6) and unknown.targets is None and unknown.losses is None
+    assert (unknown.multi_label, unknown.one_vs_all) == (known.multi_label, known.one_vs_all) == (kind == 'several', kind == 'one_vs_all')
+
+
+def test_what_predict_refuses():
+    learn = make('own', small_loaders(3))
+    for bad in (3, None, [learn.dls.train], learn.dls):
+        with pytest.raises(TypeError, match='a table of images, or a loader of fastai, got'): predict(learn, bad)
+    fewer = image_loaders(small_table(3).query("label != '7'"), size=32, augment='none', num_workers=0)
+    with pytest.raises(ValueError, match='the loader has other classes than the learner: 0, 1, 2'): predict(learn, fewer.valid)
+    learn.model = nn.Sequential(nn.Flatten(), nn.Identity())
+    with pytest.raises(TypeError, match='`features=True` needs a network of a body and a head with weights'): predict(learn, features=True)
 
 
 def test_fine_tune_works_on_a_fastai_learner_and_bn_eval_can_be_asked_for():

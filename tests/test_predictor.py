@@ -62,7 +62,7 @@ def classifier(made): return Classifier(*made[::2], compute='fp32')
 # --- classifier.json --------------------------------------------------------------------------------------------------
 bad_fields = [
     ('schema', None, 'a whole number as `schema`'), ('schema', '1', 'a whole number as `schema`'), ('schema', True, 'a whole number as `schema`'),
-    ('schema', 0, 'has schema 0, this version of imgcls reads schema 1'), ('schema', 2, 'update imgcls'),
+    ('schema', 0, 'has schema 0, this version of imgcls reads schemas 1 and 2'), ('schema', 3, 'update imgcls'),
     ('vocab', [], '`vocab` must be a list of different names'), ('vocab', ['a', 'a', 'b'], '`vocab` must be'), ('vocab', ['a', 1, 'b'], '`vocab` must be'),
     ('vocab', 'abc', '`vocab` must be'), ('vocab', ['a', '', 'b'], '`vocab` must be'), ('vocab', ['a', 'b' * 2000, 'c'], '`vocab` must be'), ('vocab', {'a': 1}, '`vocab` must be'),
     ('vocab', ['a', 'b'], '`vocab` has 2 names and `model.n_classes` is 3'),
@@ -122,6 +122,85 @@ def test_huge_json(bundle):
 def test_unknown_fields_are_passed_over(made, bundle):
     (bundle/'classifier.json').write_text(json.dumps(made[2] | dict(comment='hello')))
     assert load_bundle(bundle).config['comment'] == 'hello'
+
+
+# --- decisions: schema 2 ----------------------------------------------------------------------------------------------
+refusal, foreign = dict(score='probability', threshold=0.8, accuracy=0.95, level=0.95, n=300, answered=200, right=198), dict(score='energy', threshold=-1.5, keep=0.99, n=300)
+bad_decisions = [
+    ('temperature', 0, '`temperature` must be a number from 0.001 to 1,000, got 0'), ('temperature', 1e9, '`temperature` must be'), ('temperature', True, '`temperature` must be'), ('temperature', '2', '`temperature` must be'),
+    ('temperature', float('nan'), '`temperature` must be'), ('temperature', None, '`temperature` must be'), ('refusal', None, '`refusal` must be an object'), ('refusal', 0.8, '`refusal` must be an object'),
+    ('refusal', {}, 'the field `refusal.score` is missing'), ('foreign', {}, 'the field `foreign.score` is missing'), ('foreign', [], '`foreign` must be an object'),
+    *((k, v | {field: bad}, f'`{k}.{field}` must be') for k, v in (('refusal', refusal), ('foreign', foreign)) for field, bads in
+      dict(score=['margin', None, []], threshold=[None, '0.5', float('inf'), *([-0.1, 1.1] if k == 'refusal' else [])], accuracy=[0, 1, 95], level=[1., 'x'], keep=[0, 1], n=[-1, 2.5, True, 10**13], answered=[-1, None], right=[1.5]).items()
+      if field in v for bad in bads),
+    ('refusal', refusal | dict(right=201), '`refusal.right` must not be above `refusal.answered`'), ('refusal', refusal | dict(answered=301), 'nor that above `refusal.n`')]
+
+
+@pytest.mark.parametrize('field,value,text', bad_decisions, ids=[f'{i}-{o[0]}' for i, o in enumerate(bad_decisions)])
+def test_bad_decisions(made, bundle, field, value, text):
+    (bundle/'classifier.json').write_text(json.dumps(made[2] | dict(schema=2) | {field: value}))
+    with pytest.raises(BundleError) as e: load_bundle(bundle)
+    assert text in str(e.value) and len(str(e.value)) < 700
+
+
+def test_decisions_that_do_not_go_together(made, bundle):
+    for fields, text in ((dict(schema=1, refusal=refusal), 'refusal belongs to schema 2, and this has schema 1'), (dict(schema=2, refusal=refusal, vocab=['ant', 'unknown', 'cat']), "a class is called 'unknown'"),
+                         (dict(schema=2, foreign=foreign, estimator=dict(sha256='0'*64), model=made[2]['model'] | dict(head='vectors')), 'an estimator answers here')):
+        (bundle/'classifier.json').write_text(json.dumps(made[2] | fields))
+        with pytest.raises(BundleError, match=text): load_bundle(bundle)
+
+
+def test_each_decision_may_be_missing(made, bundle):
+    for fields in ({}, dict(temperature=2), dict(refusal=refusal), dict(foreign=foreign), dict(refusal=refusal, foreign=foreign, temperature=0.5)):
+        (bundle/'classifier.json').write_text(json.dumps(made[2] | dict(schema=2) | fields))
+        assert ('reason' in load_bundle(bundle).predict([])) == ('refusal' in fields or 'foreign' in fields)
+
+
+@pytest.mark.parametrize('schema', [1, 2])
+def test_bundles_of_old(schema):
+    "Bundles that were saved once are read for ever, and answer the same"
+    folder = root/'tests/bundles'/f'schema_{schema}'
+    want, classifier = json.loads((folder/'answers.json').read_text()), load_bundle(folder, compute='fp32')
+    rng = np.random.default_rng(0)
+    squares = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(8)]
+    frame, preds = classifier.predict(squares), classifier.predictions(squares)
+    np.testing.assert_allclose(preds.probs, want['probs'], atol=1e-5)
+    assert frame['label'].tolist() == want['label'] and classifier.config['schema'] == schema
+    assert classifier.reasons(preds).tolist() == want['reason'] == (frame['reason'].tolist() if schema == 2 else ['']*8)
+    if schema == 2: assert {o.partition(':')[0] for o in want['reason']} == {'', 'unsure', 'foreign'}
+
+
+def test_refusing(made, photos, tmp_path):
+    "Where the probability is below the threshold, the label is unknown; the other columns, bad files and predictions stay as they were"
+    (tmp_path/'cut.png').write_bytes(b'x')
+    files = [*sorted(photos.rglob('*.*g')), tmp_path/'cut.png']
+    plain, middle = Classifier(*made[::2], compute='fp32'), None
+    before = plain.predict(files, k=3)
+    middle = float(before['probability'].median())
+    careful = Classifier(made[0], made[2] | dict(schema=2, refusal=refusal | dict(threshold=middle)), compute='fp32')
+    after = careful.predict(files, k=3, bs=5)
+    assert list(after) == ['file', 'label', 'probability', 'label_2', 'probability_2', 'label_3', 'probability_3', 'reason', 'error']
+    unsure = before['probability'] < middle
+    assert 3 <= unsure.sum() <= 9 and (after['label'][unsure] == 'unknown').all() and (after['label'][~unsure].dropna() == before['label'][~unsure].dropna()).all()
+    assert (after['reason'][unsure] == [f'unsure: {o} at {p:.3f}, below {middle:.3f}' for o, p in zip(before['label'][unsure], before['probability'][unsure])]).all()
+    assert (after['reason'][~unsure] == '').all() and after['label'].isna().tolist() == [False]*12 + [True] and after['error'].iloc[-1]
+    np.testing.assert_allclose(after.filter(like='prob'), before.filter(like='prob'), atol=1e-5)
+    preds = careful.predictions(photos)
+    np.testing.assert_allclose(preds.probs, plain.predictions(photos).probs, atol=1e-5)
+    assert ((careful.reasons(preds) != '') == unsure[:12]).all() and (plain.reasons(preds) == '').all()
+
+
+def test_temperature_and_energy(made, photos):
+    plain = Classifier(*made[::2], compute='fp32').predictions(photos)
+    energies = -np.log(np.exp(plain.logits.astype(float)/1.7).sum(1))
+    limit = float(np.median(energies))
+    careful = Classifier(made[0], made[2] | dict(schema=2, temperature=1.7, foreign=foreign | dict(threshold=limit)), compute='fp32')
+    preds = careful.predictions(photos)
+    np.testing.assert_allclose(preds.logits*1.7, plain.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(preds.probs, np.exp(preds.logits)/np.exp(preds.logits).sum(1, keepdims=True), atol=1e-5)
+    told = np.array([o.startswith('foreign') for o in careful.reasons(preds)])
+    assert ((energies > limit) == told)[abs(energies - limit) > 1e-4].all() and 3 <= told.sum() <= 9
+    with pytest.raises(DataError, match='is told by `logits`'): careful.reasons(type(preds)(preds.probs, preds.vocab))
 
 
 # --- model.safetensors ------------------------------------------------------------------------------------------------

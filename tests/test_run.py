@@ -84,12 +84,16 @@ def test_write_all_and_list(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(run.path/'history.csv'), frame, rtol=1e-5)
     preds = Predictions(np.array([[0.9, 0.1]], dtype='float32'), ['a,b', 'ü'], targets=np.array([1]), items=['ü/"1".png'])
     found = pd.read_csv(run.write_predictions(preds, 'test'))
+    back = Run(run.path).predictions('test')
+    assert np.array_equal(back.probs, preds.probs) and back.items.tolist() == ['ü/"1".png'] and back.vocab == ['a,b', 'ü'] and back.actual.tolist() == ['ü']
+    with pytest.raises(FileNotFoundError, match="the run has no predictions 'valid'; it has 'test'"): run.predictions()
+    with pytest.raises(ValueError, match='`name` must be the name of a file'): run.predictions('../test')
     assert found['file'].tolist() == ['ü/"1".png'] and found['actual'].tolist() == ['ü']
     assert run.write_figure(figure()[0], 'x').read_bytes().startswith(b'\x89PNG')
     run.write_settings(dict(results=dict(accuracy=1.)))
     run.write_settings(dict(results=dict(accuracy=0.5), compute=dict(device='cpu')))
     assert run.settings['results'] == dict(accuracy=0.5) and run.settings['compute'] == dict(device='cpu') and 'started' in run.settings
-    assert run.files()['file'].tolist() == ['run.toml', 'history.csv', 'predictions/test.csv', 'figures/x.png']
+    assert run.files()['file'].tolist() == ['run.toml', 'history.csv', 'predictions/test.csv', 'predictions/test.json', 'figures/x.png']
     assert 'history.csv' in repr(Run(run.path)) and 'history.csv' in Run(run.path)._repr_html_()
 
 

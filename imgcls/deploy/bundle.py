@@ -24,7 +24,7 @@ from ..train.trace import copy_weights
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #fcd2e0e8
+# %% ../../nbs/api/51_deploy.bundle.ipynb #70007514
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     counts = table_counts(usable_rows(table)).drop(columns='unusable', errors='ignore')
@@ -41,7 +41,7 @@ def _describe_metrics(metrics):
     return [dict(split=split) | asdict(o) for split, o in pairs]
 
 
-def _describe(learn, metrics):
+def _describe(learn, metrics, decisions):
     "What `classifier.json` says, apart from the hash of the weights"
     dls, config = learn.dls, getattr(learn.model, 'config', None)
     if not isinstance(config, dict): raise TypeError('the model has no `config`: make the learner with `image_learner`')
@@ -51,10 +51,25 @@ def _describe(learn, metrics):
     if getattr(dls, 'multi_label', False):
         raise ImgclsError('a bundle holds a classifier that gives one label to an image, and this one gives several. `learn.save` keeps its weights.')
     table = getattr(dls, 'table', None)
-    return dict(schema=1, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
+    return dict(schema=1 if not decisions else 2, model=config, vocab=[str(o) for o in dls.vocab], size=dls.size, presize=dls.presize, method=dls.method, multi_label=False,
                 one_vs_all=getattr(getattr(learn, 'loss_func', None), 'one_vs_all', False),
                 metrics=_describe_metrics(metrics), versions=package_versions('fastai', 'torch', 'torchvision', 'timm', 'safetensors'),
-                data={} if table is None else _describe_data(table))
+                data={} if table is None else _describe_data(table)) | decisions
+
+
+def _describe_decisions(temperature, refusal, foreign, vocab):
+    "Temperature and refusals as plain numbers, without those that are None"
+    if temperature is not None and not (isinstance(temperature, (int, float)) and 0.001 <= temperature <= 1000):
+        raise ValueError(f'`temperature` must be a number from 0.001 to 1,000, as from `fit_temperature`, got {temperature!r}')
+    for name, o, score in (('refusal', refusal, 'probability'), ('foreign', foreign, 'energy')):
+        if o is None: continue
+        if not hasattr(o, 'threshold') or not is_dataclass(o): raise TypeError(f'`{name}` must come from `{name}_threshold`, got {o!r}')
+        if o.threshold is None: raise ValueError(f'`{name}` has no threshold from which on to answer: {o}')
+        if o.score != score: raise ValueError(f"a bundle knows what is {name} by '{score}' alone, since it stays small and quick; this threshold is of '{o.score}'")
+        if 'unknown' in vocab: raise ValueError(f"a class is called 'unknown', which is the answer where `{name}` refuses one: give the class another name")
+    kept = 'score', 'threshold', 'accuracy', 'level', 'n', 'answered', 'right', 'keep'
+    found = {name: {k: getattr(o, k) for k in kept if hasattr(o, k)} for name, o in (('refusal', refusal), ('foreign', foreign)) if o is not None}
+    return ({} if temperature is None else dict(temperature=float(temperature))) | found
 
 
 def _state(model):
@@ -71,7 +86,7 @@ def _write_bundle(folder, about, state):
     n = sum(v.numel() for v in state.values())
     (folder/'model_card.md').write_text(_card(about, n), encoding='utf-8')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #74dff3c3
+# %% ../../nbs/api/51_deploy.bundle.ipynb #8781afe7
 def _counts_lines(images):
     "A table in Markdown: classes down, splits across"
     if not images: return ['Not recorded.']
@@ -90,10 +105,23 @@ load_bundle('path/to/this/folder').predict('photo.jpg')
 
 or at the shell: `imgcls predict path/to/this/folder photo.jpg`. Loading runs no code from this folder.'''
 
-_LIMITS = '''- It always answers with one of its classes, also for a photo that shows something else.
-- What was measured holds for photos like those it was trained on. Another camera, place or time can change it.
-- Its probabilities were not compared with how often it is right.
+_ALWAYS = '- It always answers with one of its classes, also for a photo that shows something else.'
+_COMPARED = '- Its probabilities were not compared with how often it is right.'
+_LIMITS = '''- What was measured holds for photos like those it was trained on. Another camera, place or time can change it.
 - The valid split was watched while the classifier was made, so a figure on it is a little too good; only a test split that was read once is not.'''
+
+
+def _decision_lines(about):
+    "What the card says of calibration and refusals"
+    t, refusal, foreign = map(about.get, ('temperature', 'refusal', 'foreign'))
+    yield _COMPARED if t is None else f'- Its probabilities were calibrated on the valid split, with the temperature {t:.3g}.'
+    if refusal:
+        when = f"It says 'unknown' where its probability is below {refusal['threshold']:.3f}" if refusal['threshold'] else 'It may answer whatever its probability is'
+        yield (f"- {when}, so that {refusal['accuracy']:g} of its answers are right (certain to {refusal['level']:g}, "
+               f"for photos like the {refusal['n']:,} it was chosen on, of which {refusal['answered']:,} were answered, {refusal['right']:,} of them rightly).")
+    share = 1 - foreign['keep'] if foreign else None
+    if foreign: yield f"- It says 'unknown' to photos unlike those it learned from, as far as its logits tell; this refuses about {share:.2g} of the photos that it should know."
+    else: yield '- It always takes a photo for one of its classes, also one that shows something else.' if refusal else _ALWAYS
 
 
 def _card(about, n_weights):
@@ -113,9 +141,9 @@ def _card(about, n_weights):
         f'Saved on {date.today()} with {versions}.', '',
         '## Images it was trained and checked on', '', *_counts_lines(about['data'].get('images')), '',
         '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
-        '## How to use it', '', how_to, '', '## Limits', '', _LIMITS, ''])
+        '## How to use it', '', how_to, '', '## Limits', '', *_decision_lines(about), _LIMITS, ''])
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #d6ac9726
+# %% ../../nbs/api/51_deploy.bundle.ipynb #3b8ce418
 def _with_estimator(learn, estimator):
     "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
     model = nn.Sequential(*learn.model)
@@ -162,6 +190,9 @@ def save_bundle(
     *,
     estimator=None, # A classifier that `fit_features` fitted to features of this learner, to answer in the place of its head
     metrics:dict|None=None, # For each split the estimates measured on it, as in {'valid': accuracy_estimate(preds)}
+    temperature:float|None=None, # From `fit_temperature`: its logits are divided by it
+    refusal=None, # From `refusal_threshold`, of predictions at this temperature: below it, it answers 'unknown'
+    foreign=None, # From `foreign_threshold`, of their energies at this temperature: above it, it answers 'unknown'
     overwrite:bool=False, # Replace a bundle that is there?
 )->Path: # The folder
     "Save a learner's classifier as a folder of safetensors, JSON and a model card, from which `load_bundle` loads it."
@@ -170,7 +201,9 @@ def save_bundle(
     if replace and not (folder/'classifier.json').is_file():
         raise FileExistsError(f"'{folder}' exists and is no bundle, so it isn't replaced. Choose another folder.")
     learn, beside = (learn, None) if estimator is None else _with_estimator(learn, estimator)
-    about, state = _describe(learn, metrics), _state(learn.model)
+    decisions = _describe_decisions(temperature, refusal, foreign, getattr(learn.dls, 'vocab', ()))
+    if 'foreign' in decisions and beside is not None: raise ValueError('`foreign` is told by the logits of a network, and here an estimator of scikit-learn answers: leave it out')
+    about, state = _describe(learn, metrics, decisions), _state(learn.model)
     dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
     with atomic_folder(dest) as temp:
         if beside is not None:

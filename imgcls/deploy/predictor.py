@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['BundleError', 'Classifier', 'load_bundle']
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #873aa6fb
+# %% ../../nbs/api/50_deploy.predictor.ipynb #456d134c
 import hashlib, io, logging, math, os, threading, zipfile, zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #7cf26796
+# %% ../../nbs/api/50_deploy.predictor.ipynb #4081e5f6
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -47,15 +48,11 @@ def _is_triple(o): return isinstance(o, list) and len(o) == 3 and all(map(_is_nu
 def _is_norm(o): return o is None or isinstance(o, list) and len(o) == 2 and all(map(_is_triple, o)) and min(o[1]) > 0
 
 
-def _is_arch(o): return o is None or isinstance(o, str) and 0 < len(o) <= 200
-
-
 def _is_hidden(o): return isinstance(o, list) and len(o) <= 8 and all(map(_whole(1, 16_384)[1], o))
 
 
 def _is_vocab(o):
-    names = isinstance(o, list) and 1 <= len(o) <= 100_000 and all(isinstance(x, str) and 0 < len(x) <= 1000 for x in o)
-    return names and len(set(o)) == len(o)
+    return isinstance(o, list) and 1 <= len(o) <= 100_000 and all(isinstance(x, str) and 0 < len(x) <= 1000 for x in o) and len(set(o)) == len(o)
 
 
 def _is_option(o): return o is None or isinstance(o, (bool, str)) or _is_number(o) and -1 <= o <= 16_384
@@ -68,22 +65,26 @@ def _is_classic(o):
     return len(flat) <= 100 and all(map(_is_option, flat)) and all(map(_SIZE[1], sides)) and o['channels'] == 3
 
 
-_SIZE = _whole(8, 4096)
+_SIZE, _OBJECT = _whole(8, 4096), ('an object', lambda o: isinstance(o, dict))
 _SHA256 = '64 hexadecimal digits', lambda o: isinstance(o, str) and len(o) == 64 and set(o) <= set('0123456789abcdef')
 _SCHEMA = {
-    'model': ('an object', lambda o: isinstance(o, dict)),
+    'model': _OBJECT, 'versions': _OBJECT, 'data': _OBJECT,
     'vocab': ('a list of different names, at most 100,000', _is_vocab),
     'size': _SIZE, 'presize': _SIZE,
     'method': ("'crop' or 'squish'", lambda o: o in ('crop', 'squish')),
     'multi_label': ('false: this version gives one label to an image', lambda o: o is False),
     'metrics': ('a list of objects', lambda o: isinstance(o, list) and all(isinstance(x, dict) for x in o)),
-    'versions': ('an object', lambda o: isinstance(o, dict)),
-    'data': ('an object', lambda o: isinstance(o, dict)),
     'sha256': _SHA256}
 _OPTIONAL = {'one_vs_all': ('true or false', lambda o: type(o) is bool),  # a sigmoid for each class, in the place of softmax?
              'estimator': ('an object with `sha256`', lambda o: isinstance(o, dict) and _SHA256[1](o.get('sha256')))}
+_SHARE, _COUNT = ('a number between 0 and 1', lambda o: _is_number(o) and 0 < o < 1), _whole(0, 10**12)
+_DECISIONS = {'temperature': ('a number from 0.001 to 1,000', lambda o: _is_number(o) and 0.001 <= o <= 1000), 'refusal': _OBJECT, 'foreign': _OBJECT}
+_REFUSALS = {
+    'refusal': {'score': ("'probability'", lambda o: o == 'probability'), 'threshold': ('a number from 0 to 1', lambda o: _is_number(o) and 0 <= o <= 1),
+                'accuracy': _SHARE, 'level': _SHARE, 'n': _COUNT, 'answered': _COUNT, 'right': _COUNT},
+    'foreign': {'score': ("'energy'", lambda o: o == 'energy'), 'threshold': ('a finite number', _is_number), 'keep': _SHARE, 'n': _COUNT}}
 _MODEL = {
-    'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", _is_arch),
+    'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", lambda o: o is None or isinstance(o, str) and 0 < len(o) <= 200),
     'n_classes': _whole(1, 100_000),
     'normalize': ('null, or three means and three positive standard deviations', _is_norm),
     'hidden': ('a list of at most 8 whole numbers from 1 to 16,384', _is_hidden),
@@ -109,7 +110,7 @@ def _read_config(file):
     except DataError as e: raise BundleError(str(e)) from e
     schema = config.get('schema') if isinstance(config, dict) else None
     if type(schema) is not int: raise BundleError(f"'{file}': this is no description of a classifier, which has a whole number as `schema`")
-    if schema != 1: raise BundleError(f"'{file}': the bundle has schema {schema}, this version of imgcls reads schema 1; update imgcls")
+    if schema not in (1, 2): raise BundleError(f"'{file}': the bundle has schema {schema}, this version of imgcls reads schemas 1 and 2; update imgcls")
     _check_fields(file, config, _SCHEMA | _present(_OPTIONAL, config))
     _check_fields(file, config['model'], _MODEL | _present(_MODEL_OPTIONAL, config['model']), 'model.')
     size, presize, n_names, n_classes = config['size'], config['presize'], len(config['vocab']), config['model']['n_classes']
@@ -117,7 +118,21 @@ def _read_config(file):
     if n_names != n_classes: raise BundleError(f"'{file}': `vocab` has {n_names} names and `model.n_classes` is {n_classes}")
     if ('estimator' in config) != ('head' in config['model']): raise BundleError(f"'{file}': `estimator` and `model.head` belong together")
     if config['model'].get('size', size) != size: raise BundleError(f"'{file}': the network is made for {config['model']['size']} px (`model.size`), and `size` is {size}")
+    _check_decisions(file, config)
     return config
+
+
+def _check_decisions(file, config):
+    "Temperature and refusals, which older versions don't know and would pass over: a bundle that has them has schema 2"
+    there = _present(_DECISIONS, config)
+    if there and config['schema'] < 2: raise BundleError(f"'{file}': {shorten(there)} belongs to schema 2, and this has schema 1")
+    _check_fields(file, config, there)
+    for name in _present(_REFUSALS, config):
+        _check_fields(file, config[name], _REFUSALS[name], f'{name}.')
+        if 'unknown' in config['vocab']: raise BundleError(f"'{file}': a class is called 'unknown', which is the answer where `{name}` refuses one")
+    o = config.get('refusal')
+    if o and not o['right'] <= o['answered'] <= o['n']: raise BundleError(f"'{file}': `refusal.right` must not be above `refusal.answered`, nor that above `refusal.n`")
+    if 'foreign' in config and 'estimator' in config: raise BundleError(f"'{file}': `foreign` is of the network's logits, and an estimator answers here")
 
 # %% ../../nbs/api/50_deploy.predictor.ipynb #fede77b1
 def _read_bytes(file, sha256):
@@ -175,7 +190,7 @@ def _load_state(model, state, file):
     if bad: raise BundleError(f"'{file}' holds values that aren't finite numbers, in {shorten(bad)}")
     model.load_state_dict(state)
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #d6b6bbe7
+# %% ../../nbs/api/50_deploy.predictor.ipynb #7f5fd6cd
 def _map_ahead(f, items, n):
     "Yield `f(item)` in order, at most `n` of them worked out ahead, in threads"
     pool, waiting = ThreadPoolExecutor(available_cores(), 'imgcls-decode'), deque()
@@ -188,13 +203,8 @@ def _map_ahead(f, items, n):
 
 
 def _batches(items, bs):
-    batch = []
-    for o in items:
-        batch.append(o)
-        if len(batch) == bs:
-            yield batch
-            batch = []
-    if batch: yield batch
+    items = iter(items)
+    while batch := list(islice(items, bs)): yield batch
 
 
 def _folder_files(folder):
@@ -220,7 +230,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #6cf68b6d
+# %% ../../nbs/api/50_deploy.predictor.ipynb #80c25ec9
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -237,8 +247,7 @@ class Classifier:
 
     def __repr__(self):
         network, number = self.config['model']['arch'] or 'own network', str(self.compute.dtype).removeprefix('torch.')
-        names = shorten(self.vocab, 5)
-        return f'Classifier: {len(self.vocab)} classes ({names}), {network} at {self.size} px, on {self.compute.device} in {number}'
+        return f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}), {network} at {self.size} px, on {self.compute.device} in {number}'
 
     def _decode(self, pair):
         "The name, and the square that the network sees or the error"
@@ -247,55 +256,72 @@ class Classifier:
         except ImageError as e: return pair[0], e
 
     def _forward(self, squares):
-        "Probabilities (n, n_classes) of a list of uint8 squares (size, size, 3)"
+        "An iterator of the probabilities and logits (None from an estimator) of each of a list of uint8 squares (size, size, 3)"
         x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255).contiguous()
         with self._lock, torch.inference_mode(), run_as(self.model, self.compute): scores = self.model(x)
-        if self.estimator is not None: return estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab).astype(np.float32)
-        return (scores.sigmoid() if self.config.get('one_vs_all') else scores.softmax(1)).cpu().numpy()
+        t = self.config.get('temperature', 1.)
+        if self.estimator is not None:
+            probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab)**(1/t)
+            return zip((probs/probs.sum(1, keepdims=True) if t != 1 else probs).astype(np.float32), [None]*len(probs))
+        logits = scores.float()/t
+        return zip((logits.sigmoid() if self.config.get('one_vs_all') else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy())
 
     def _answers(self, pairs, bs):
-        "Yield name, probabilities or None, and '' or the error, for each pair of a name and an image"
+        "Yield name, (probabilities, logits) or None, and '' or the error, for each pair of a name and an image"
         if type(bs) is not int or bs < 1: raise ValueError(f'`bs` must be a whole number of at least 1, got {bs!r}')
         decoded = _map_ahead(self._decode, progress(pairs, total=len(pairs), label='predicting'), 2 * bs)
         for batch in _batches(decoded, bs):
             squares = [o for _, o in batch if isinstance(o, np.ndarray)]
-            probs = iter(self._forward(squares) if squares else ())
-            for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else (name, next(probs), '')
+            found = self._forward(squares) if squares else iter(())
+            for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else (name, next(found), '')
+
+    def _reason(self, probs, logits):
+        "Why the answer with these probabilities and logits is refused; '' if it isn't"
+        refusal, foreign, i = self.config.get('refusal'), self.config.get('foreign'), probs.argmax()
+        if foreign and -np.logaddexp.reduce(logits.astype(float)) > foreign['threshold']: return f'foreign: unlike what it learned, nearest to {self.vocab[i]}'
+        if refusal and probs[i] < np.float32(refusal['threshold']): return f"unsure: {self.vocab[i]} at {probs[i]:.3f}, below {refusal['threshold']:.3f}"
+        return ''
+
+    def reasons(self,
+        preds:'Predictions', # From `predictions` of this classifier
+    )->np.ndarray: # (n,) of str, '' where it answers; 'unsure: …' or 'foreign: …'
+        "Why `predict` would say 'unknown' to these images."
+        if 'foreign' in self.config and preds.logits is None: raise DataError('what is foreign is told by `logits`, and these have none: take `predictions` of this classifier')
+        return np.array([self._reason(*o) for o in zip(preds.probs, [None]*len(preds) if preds.logits is None else preds.logits)], dtype=object)
 
     def predict(self,
         source, # Path, folder, bytes, open file, Pillow image, uint8 array (height, width, 3), or a list of these
         *,
         k:int=1, # How many labels to give, the most probable first
         bs:int=32, # Images in one forward pass
-    )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `error` ('' if all is well)
-        "Say what is on each image, in the order given; a file that can't be read is a row with its reason."
+    )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `reason` if the classifier can refuse, `error` ('' if all is well)
+        "Say what is on each image, in the order given, or 'unknown'; a file that can't be read is a row with its reason."
         import pandas as pd
-        n = len(self.vocab)
-        if not (type(k) is int and 1 <= k <= n): raise ValueError(f'`k` must be a whole number from 1 to {n}, the number of classes, got {k!r}')
+        if not (type(k) is int and 1 <= k <= len(self.vocab)): raise ValueError(f'`k` must be a whole number from 1 to {len(self.vocab)}, the number of classes, got {k!r}')
         rows, labels = [], [f'{name}{f"_{i}" if i > 1 else ""}' for i in range(1, k + 1) for name in ('label', 'probability')]
-        for name, probs, error in self._answers(_named_images(source), bs):
-            top = [] if probs is None else np.argsort(-probs, kind='stable')[:k]
-            best = [o for i in top for o in (self.vocab[i], float(probs[i]))] or [None, math.nan] * k
-            rows.append([name, *best, error])
-        return pd.DataFrame(rows, columns=['file', *labels, 'error'])
+        refuses = ['reason'] if 'refusal' in self.config or 'foreign' in self.config else []
+        for name, found, error in self._answers(_named_images(source), bs):
+            best, reason = [None, math.nan]*k, '' if found is None else self._reason(*found)
+            if found is not None: best = [o for i in np.argsort(-found[0], kind='stable')[:k] for o in (self.vocab[i], float(found[0][i]))]
+            rows.append([name, 'unknown' if reason else best[0], *best[1:], *(reason for _ in refuses), error])
+        return pd.DataFrame(rows, columns=['file', *labels, *refuses, 'error'])
 
     def predictions(self,
         source, # Table from `image_table`, or what `predict` takes
         *,
         bs:int=32, # Images in one forward pass
-    )->'Predictions': # All probabilities; with targets if all labels of the table are in the vocabulary
+    )->'Predictions': # All probabilities and logits, refused or not; with targets if all labels of the table are in the vocabulary
         "Classify a table of images, or anything that `predict` takes, for plots and metrics; what can't be read is left out, with a warning."
         from imgcls.predictions import Predictions
         items, pairs, labels, root, split = _listed(source)
-        kept, probs, bad = [], [], []
-        for i, (_, p, error) in enumerate(self._answers(pairs, bs)):
-            if p is None: bad.append(f'{items[i]} ({error})')
-            else: kept.append(i); probs.append(p)
+        found = list(self._answers(pairs, bs))
+        kept = [i for i, (_, o, _) in enumerate(found) if o is not None]
+        bad = [f'{items[i]} ({error})' for i, (_, o, error) in enumerate(found) if o is None]
         if not kept: raise DataError(f'none of the {len(items):,} images can be used: {shorten(bad)}' if bad else 'there are no images to classify')
         if bad: _log.warning("%d of %d images can't be used and are left out: %s", len(bad), len(items), shorten(bad))
-        labels = None if labels is None else [labels[i] for i in kept]
-        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels), items=[items[i] for i in kept], root=root, split=split,
-                           one_vs_all=self.config.get('one_vs_all', False))
+        probs, logits = zip(*(found[i][1] for i in kept))
+        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels and [labels[i] for i in kept]), items=[items[i] for i in kept], root=root, split=split,
+                           logits=None if logits[0] is None else np.stack(logits), one_vs_all=self.config.get('one_vs_all', False))
 
     def _targets(self, labels):
         if labels is None: return None

@@ -6,7 +6,7 @@
 __all__ = ['BOX_AUGMENT', 'BOX_LOSSES', 'box_block', 'box_loaders', 'iou_loss', 'edge_loss', 'BoxLoss', 'mean_box_iou',
            'class_accuracy', 'BoxHead', 'TwoHeads', 'box_learner', 'predict_boxes', 'class_predictions']
 
-# %% ../../nbs/api/36_train.boxes.ipynb #599985a6
+# %% ../../nbs/api/36_train.boxes.ipynb #c2f24c18
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from ..data.presize import choose_presize, presize_cache
 from ..data.tables import table_root
 from ..images import ImageError, probe_image
 from ..predictions import Predictions
-from .learner import ImageLearner, _has_test, image_learner
+from .learner import ImageLearner, image_learner
+from .run import reads_test
 from .trace import keep_random
 
 # %% ../../nbs/api/36_train.boxes.ipynb #0e772ea0
@@ -275,7 +276,7 @@ def box_learner(
     if frozen: learn.freeze()
     return learn
 
-# %% ../../nbs/api/36_train.boxes.ipynb #c38ce39b
+# %% ../../nbs/api/36_train.boxes.ipynb #4319c3df
 def _photo_rows(learn, photos):
     "Rows for photos of which nothing is known"
     rows, class_ = [], learn.dls.vocab[0]
@@ -326,8 +327,7 @@ def predict_boxes(
     elif not isinstance(photos, pd.DataFrame): frame = frame.drop(columns='actual')
     frame = pd.concat([frame, pd.DataFrame(probs, columns=[f'p_{o}' for o in vocab])], axis=1)
     frame.attrs |= dict(root=str(table_root(dls.table)), vocab=vocab, split=rows if isinstance(rows, str) else None)
-    if getattr(learn, 'noted_in', None) is not None and _has_test(rows):
-        learn.noted_in.log_reading(class_predictions(frame), by='predict_boxes')
+    if reads_test(learn, dl): learn.noted_in.log_reading(class_predictions(frame), by='predict_boxes')
     return frame
 
 

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['average_predictions', 'CropView', 'crop_views', 'predict_views', 'Snapshots', 'predict_snapshots']
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #1444f573
-import math, os
-from collections import Counter
+# %% ../../nbs/api/37_train.ensembles.ipynb #28fcde29
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import TfmdDL
 from fastai.learner import Learner
 from fastai.torch_core import get_model, to_concat
 from fastai.vision.core import PILImage
@@ -28,14 +28,14 @@ from safetensors.torch import load_file, save
 from scipy.special import expit, softmax
 
 from ..core import DataError, atomic_file, check_option, shorten
-from ..data.loaders import split_loader
 from ..data.presize import Presize
 from ..images import eval_image, fit_short_side, open_image
-from ..predictions import Predictions
+from ..predictions import Predictions, align_predictions
 from .learner import predict, to_predictions
-from .trace import copy_weights, keep_random
+from .run import reads_test
+from .trace import copy_weights, evaluation_loader
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #cfa4f90d
+# %% ../../nbs/api/37_train.ensembles.ipynb #dd762343
 def _members(predictions):
     "The list, after a check of what is in it"
     if isinstance(predictions, (Predictions, str, dict)) or not hasattr(predictions, '__iter__'):
@@ -44,46 +44,7 @@ def _members(predictions):
     if not members: raise ValueError('`predictions` is empty: there is nothing to average. Give at least one `Predictions`.')
     for i, o in enumerate(members):
         if not isinstance(o, Predictions): raise TypeError(f'`predictions` must be a list of `Predictions`, got {type(o).__name__} in place {i}')
-        if o.items is None: raise DataError(f'predictions[{i}] has no `items`: without the names of the files it can\'t be told which rows belong together')
-        for k in ('multi_label', 'one_vs_all'):
-            if getattr(o, k) != getattr(members[0], k): raise DataError(f'predictions[{i}] has {k}={getattr(o, k)}, and predictions[0] has {k}={getattr(members[0], k)}')
     return members
-
-
-def _files(members):
-    "For each member the files that its rows are about: with their folders, where these differ"
-    roots = {os.path.abspath(o.root) for o in members if o.root is not None}
-    full, unknown = len(roots) > 1, [i for i, o in enumerate(members) if o.root is None]
-    if full and unknown:
-        raise DataError(f"predictions[{unknown[0]}] has no `root`, and the others are about files of several folders: it can't be told which rows belong together")
-    return [[Path(os.path.abspath(o.root/p)).as_posix() for p in o.items] if full else o.items.tolist() for o in members]
-
-
-def _match(wanted, found, i, what):
-    "Places in `found` of what is in `wanted`"
-    twice = [k for k, n in Counter(found).items() if n > 1]
-    if twice: raise DataError(f'predictions[{i}] has {what} more than once: {shorten(twice)}')
-    place = {k: j for j, k in enumerate(found)}
-    missing, more = [k for k in wanted if k not in place], sorted(place.keys() - set(wanted))
-    if not missing and not more: return np.array([place[k] for k in wanted], dtype=np.int64)
-    said = [f'it lacks {len(missing):,}: {shorten(missing)}']*bool(missing) + [f'it has {len(more):,} more: {shorten(more)}']*bool(more)
-    raise DataError(f'predictions[{i}] has other {what} than predictions[0]: {"; ".join(said)}. Predict the same photos, with the same classes.')
-
-
-def _targets(member, rows, columns):
-    "The targets in the order of the first member, or None"
-    if member.targets is None: return None
-    if member.multi_label: return member.targets[rows][:, columns]
-    return np.argsort(columns)[member.targets[rows]]
-
-
-def _same_targets(targets, files):
-    "The targets of the first member that has some; the others must say the same"
-    known = [(i, o) for i, o in enumerate(targets) if o is not None]
-    for i, o in known[1:]:
-        other = (o != known[0][1]).any(axis=tuple(range(1, o.ndim)))
-        if other.any(): raise DataError(f'predictions[{i}] has other labels than predictions[{known[0][0]}] for {shorten(np.array(files, dtype=object)[other])}')
-    return known[0][1] if known else None
 
 
 def _activate(logits, member): return expit(logits) if member.multi_label or member.one_vs_all else softmax(logits, axis=1)
@@ -116,15 +77,12 @@ def average_predictions(
 )->Predictions: # Photos and classes in the order of the first; losses are those of the averaged probabilities
     "Average what several networks, or several looks, say about each photo."
     check_option('how', how, ('probs', 'logits'))
-    members = _members(predictions)
-    first, shares, files = members[0], _shares(weights, len(members)), _files(members)
-    scores, targets = 0., []
-    for i, (o, share) in enumerate(zip(members, shares)):
-        rows, columns = _match(files[0], files[i], i, 'photos'), _match(first.vocab, o.vocab, i, 'classes')
-        scores = scores + share * _scores(o, how, i)[rows][:, columns].astype(np.float64)
-        targets.append(_targets(o, rows, columns))
+    members = align_predictions(*_members(predictions))
+    first, scores = members[0], 0.
+    for i, (o, share) in enumerate(zip(members, _shares(weights, len(members)))): scores = scores + share * _scores(o, how, i).astype(np.float64)
     probs, logits = (scores, None) if how == 'probs' else (_activate(scores, first), scores.astype(np.float32))
-    return Predictions(probs, first.vocab, targets=_same_targets(targets, files[0]), items=first.items, root=first.root, logits=logits,
+    targets = next((o.targets for o in members if o.targets is not None), None)
+    return Predictions(probs, first.vocab, targets=targets, items=first.items, root=first.root, logits=logits,
                        split=first.split if len({o.split for o in members}) == 1 else None, multi_label=first.multi_label, one_vs_all=first.one_vs_all)
 
 # %% ../../nbs/api/37_train.ensembles.ipynb #88271a2a
@@ -164,7 +122,7 @@ def crop_views(
     plain = [CropView()] if name in ('plain', 'flip') else [CropView(x, y, share) for x, y in _PLACES]
     return plain if name in ('plain', 'five_crop') else plain + [CropView(o.x, o.y, o.share, mirror=True) for o in plain]
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #a0ca6b02
+# %% ../../nbs/api/37_train.ensembles.ipynb #77d9e53f
 class _Looks(ItemTransform):
     "Item transform: (views, 3, size, size) of an opened photo, which is presized once"
     def __init__(self, tfms, views):
@@ -222,23 +180,19 @@ def _choose_views(views):
 
 def predict_views(
     learn:Learner, # Trained, with loaders from `image_loaders`
-    split:str|pd.DataFrame='valid', # 'train', 'valid', 'test', or a table like `learn.dls.table`
+    split:str|pd.DataFrame|TfmdDL='valid', # 'train', 'valid', 'test', a table like `learn.dls.table`, or a loader, as for `predict`
     *,
     views:str|list='flip', # 'plain', 'flip', 'five_crop', 'ten_crop', or a list of functions from a picture to a picture
     bs:int|None=None, # Images in a batch; None takes that of the loaders
 )->list: # Of `Predictions`, one a view; `average_predictions` makes one of them
     "Test-time augmentation: predict several views of each photo, which is decoded once; random states stay as they are."
     views = _choose_views(views)
-    with keep_random(learn.dls):
-        dl = split_loader(learn.dls, split, bs=bs)
-        rows = dl.dataset.items
-        learn.model.to(learn.dls.device)
-        found = learn.get_preds(dl=_LookBatches(dl, views), with_loss=True, act=noop, reorder=False)
+    with evaluation_loader(learn, split, bs=bs) as (dl, labelled, about):
+        found = learn.get_preds(dl=_LookBatches(dl, views), with_loss=labelled, act=noop, reorder=False)
     if not isinstance(found[0], torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
-    root = (split if isinstance(split, pd.DataFrame) else learn.dls.table).attrs['root']
-    about = dict(items=list(rows['path']), root=root, split=split if isinstance(split, str) else None)
-    res = [to_predictions(learn, o, **about) for o in zip(*(_apart(o, len(rows), dl.bs, len(views)) for o in found))]
-    if getattr(learn, 'noted_in', None) is not None and 'test' in set(rows.get('split', ())): learn.noted_in.log_reading(average_predictions(res), by='predict_views')
+    parts = (_apart(o, len(dl.dataset), dl.bs, len(views)) if isinstance(o, torch.Tensor) else [None]*len(views) for o in (*found, None)[:3])
+    res = [to_predictions(learn, o, **about) for o in zip(*parts)]
+    if reads_test(learn, dl): learn.noted_in.log_reading(average_predictions(res), by='predict_views')
     return res
 
 # %% ../../nbs/api/37_train.ensembles.ipynb #4d96880f
@@ -317,7 +271,7 @@ class Snapshots(Callback):
             raise FileNotFoundError(f"'{self.folder/gone[0]}' is gone, and it is among the snapshots so far. Put it back, or resume without `Snapshots`.")
         self.kept = [dict(o) for o in state['kept']]
 
-# %% ../../nbs/api/37_train.ensembles.ipynb #569137dc
+# %% ../../nbs/api/37_train.ensembles.ipynb #6d9eb79c
 @contextmanager
 def _lent(model):
     "Have other weights in `model` for a while"
@@ -351,7 +305,7 @@ def _load(model, path):
 def predict_snapshots(
     learn:Learner, # With the same network
     snapshots:Snapshots|str|Path|list, # The callback, its folder, or files of weights
-    split:str|pd.DataFrame='valid', # 'train', 'valid', 'test', or a table like `learn.dls.table`
+    split:str|pd.DataFrame|TfmdDL='valid', # 'train', 'valid', 'test', a table like `learn.dls.table`, or a loader, as for `predict`
     *,
     views:str|list|None=None, # What `predict_views` takes: average these views of each photo; None takes `predict`
     bs:int|None=None, # Images in a batch; None takes that of the loaders

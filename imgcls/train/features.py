@@ -221,7 +221,7 @@ def fit_features(
     estimator.vocab_, estimator.provenance_ = list(features.vocab), features.provenance
     return estimator
 
-# %% ../../nbs/api/34_train.features.ipynb #d337e9f1
+# %% ../../nbs/api/34_train.features.ipynb #6ca48708
 def _several_probs(estimator, x, n):
     "(rows, n) probabilities of each class by itself"
     if hasattr(estimator, 'predict_proba'):
@@ -247,7 +247,7 @@ def predict_features(
     features:Features, # From `extract_features`, with the same network
     *,
     split:str|tuple='valid', # The split, or splits, to predict
-)->Predictions: # One row a photo, classes in the order of `features.vocab`
+)->Predictions: # One row a photo, classes in the order of `features.vocab`; the vectors are its `features`
     "Predict the photos of a split from their features."
     if not hasattr(estimator, 'classes_'): raise TypeError(f'`estimator` must be a fitted classifier, got {estimator!r}: fit it with `fit_features`')
     check_network(estimator, features.provenance)
@@ -256,7 +256,8 @@ def predict_features(
     if not len(part): raise DataError(f'of {split!r} there are augmented views only: extract the features with plain_view=True')
     x, several = part.vectors.astype(np.float32, copy=False), part.targets.ndim == 2
     probs = _several_probs(estimator, x, len(features.vocab)) if several else estimator_probs(estimator, x, features.vocab)
-    return Predictions(probs, features.vocab, targets=part.targets, items=part.items, root=part.root, split=split if isinstance(split, str) else None, multi_label=several)
+    return Predictions(probs, features.vocab, targets=part.targets, items=part.items, root=part.root, features=x,
+                       split=split if isinstance(split, str) else None, multi_label=several)
 
 # %% ../../nbs/api/34_train.features.ipynb #ef907be1
 _HARMLESS = {TrainEvalCallback, Recorder, CastToTensor, ProgressCallback, ParamScheduler, MixedPrecision, GradientAccumulation, GradientClip, CSVLogger, EarlyStoppingCallback,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'to_predictions', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #a21a927d
+# %% ../../nbs/api/35_train.learner.ipynb #ee58c4ad
 import copy, logging, shutil, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,17 +18,18 @@ from fastai.basics import noop
 from fastai.callback.core import CancelEpochException, CancelFitException
 from fastai.callback import schedule as _schedule  # noqa: F401 - gives `Learner` its fit_one_cycle and lr_find
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy, accuracy_multi
+from fastai.torch_core import get_model
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
 
 from ..compute import Compute, apply_compute, choose_compute, run_as
 from ..core import check_option
-from ..data.loaders import split_loader
 from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
@@ -36,7 +37,8 @@ from .features import frozen_features, on_features, why_not_cached
 from .memory import fit_batch_size, memory_guard, with_batch_size
 from .optimizers import optimizer
 from .state import Checkpoint, read_about, training_identity
-from .trace import keep_random, no_trace
+from .run import reads_test
+from .trace import evaluation_loader, no_trace
 
 _log = logging.getLogger('imgcls')
 
@@ -298,49 +300,46 @@ def fine_tune(
         if keeper and views: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #8cd9e45b
-def _plain_loader(learn, split):
-    "Loader, items and root for a learner whose loaders have no table"
-    check_option('split', split, ('train', 'valid'))
-    items = learn.dls.loaders[0 if split == 'train' else 1].items
-    files = [str(o) for o in items] if all(isinstance(o, (str, Path)) for o in items) else None
-    return learn.dls.test_dl(items, with_labels=True), files, None
-
-
-def _table_loader(learn, split, bs):
-    dl = split_loader(learn.dls, split, bs=bs)
-    table = split if isinstance(split, pd.DataFrame) else learn.dls.table
-    return dl, list(dl.dataset.items['path']), table.attrs['root']
-
-
-def _has_test(split): return split == 'test' if isinstance(split, str) else 'split' in split and 'test' in set(split['split'])
-
-
+# %% ../../nbs/api/35_train.learner.ipynb #c06bc95a
 def to_predictions(
     learn:Learner, # Whose loss says what the scores mean
-    found:tuple, # Scores, targets and losses, as `learn.get_preds(with_loss=True, act=noop)` gives them
-    **about # `items`, `root` and `split` of `Predictions`
+    found:tuple, # Scores, targets and losses, as `learn.get_preds(with_loss=True, act=noop)` gives them; None for targets and losses without labels
+    **about # `items`, `root`, `split` and `features` of `Predictions`
 )->Predictions: # With probabilities
     "Make `Predictions` of what fastai's `get_preds` gives."
     logits, targets, losses = found
-    logits, several = logits.float(), targets.ndim == 2
+    logits, several = logits.float(), _has_several_labels(learn.dls) if targets is None else targets.ndim == 2
     probs = getattr(learn.loss_func, 'activation', torch.sigmoid if several else lambda x: x.softmax(-1))(logits)
-    return Predictions(np.asarray(probs), list(learn.dls.vocab), targets=np.asarray(targets), logits=np.asarray(logits), losses=np.asarray(losses.float()),
-                       multi_label=several, one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several, **about)
+    if targets is not None: about |= dict(targets=np.asarray(targets), losses=np.asarray(losses.float()))
+    return Predictions(np.asarray(probs), list(learn.dls.vocab), logits=np.asarray(logits), multi_label=several,
+                       one_vs_all=getattr(learn.loss_func, 'one_vs_all', False) and not several, **about)
+
+
+@contextmanager
+def _vectors(learn, wanted):
+    "A list that fills with what the head is given, after pooling, batch by batch"
+    found, model = [], get_model(learn.model)
+    head = model[1] if wanted and isinstance(model, nn.Sequential) and len(model) == 2 else nn.Identity()
+    first = next((m for m in head.modules() if next(m.parameters(recurse=False), None) is not None), None)
+    if wanted and first is None: raise TypeError('`features=True` needs a network of a body and a head with weights, as `image_learner` makes it')
+    def keep(module, args): found.append(args[0].detach().flatten(1).float().cpu().numpy())
+    hook = first.register_forward_pre_hook(keep) if wanted else None
+    try: yield found
+    finally:
+        if hook: hook.remove()
 
 
 def predict(
     learn:Learner, # Trained
-    split:str|pd.DataFrame='valid', # 'train', 'valid', 'test', or a table like `learn.dls.table`
+    split:str|pd.DataFrame|DataLoader='valid', # 'train', 'valid', 'test', a table like `learn.dls.table`, or any loader of fastai
     *,
     bs:int|None=None, # Images in a batch; None takes that of the loaders
+    features:bool=False, # Keep what the head was given?
 )->Predictions: # One row an image, in the order of the table
     "Predict a split in one pass: in order, complete, not augmented; random states stay as they are."
-    with keep_random(learn.dls):
-        dl, files, root = _table_loader(learn, split, bs) if hasattr(learn.dls, 'table') else _plain_loader(learn, split)
-        learn.model.to(learn.dls.device)
-        logits, targets, losses = learn.get_preds(dl=dl, with_loss=True, act=noop)
-        if not isinstance(logits, torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
-    preds = to_predictions(learn, (logits, targets, losses), items=files, root=root, split=split if isinstance(split, str) else None)
-    if getattr(learn, 'noted_in', None) is not None and _has_test(split): learn.noted_in.log_reading(preds)
+    with evaluation_loader(learn, split, bs=bs) as (dl, labelled, about), _vectors(learn, features) as vectors:
+        found = learn.get_preds(dl=dl, with_loss=labelled, act=noop)
+        if not isinstance(found[0], torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
+    preds = to_predictions(learn, found if labelled else (found[0], None, None), features=np.concatenate(vectors) if features else None, **about)
+    if reads_test(learn, dl): learn.noted_in.log_reading(preds)
     return preds
