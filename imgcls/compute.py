@@ -153,7 +153,7 @@ def run_as(
         for hook in hooks: hook.remove()
         while opened: opened.pop().__exit__(None, None, None)  # an interrupt in the middle of a forward pass
 
-# %% ../nbs/api/03_compute.ipynb #d1a37bef
+# %% ../nbs/api/03_compute.ipynb #87719262
 class _Wiring(TorchDispatchMode):
     "Notes what each convolution gives, and what uses it; all tensors stay alive, so that each has a place of its own in memory"
     def __init__(self):
@@ -181,8 +181,8 @@ def _fold(conv, norm):
     gain, shift = (ones if o is None else o for o in (norm.weight, norm.bias))
     scale = gain.double() / (norm.running_var.double() + norm.eps).sqrt()
     bias = ((0 if conv.bias is None else conv.bias.double()) - norm.running_mean.double()) * scale + (0 if norm.bias is None else shift.double())
-    conv.weight = nn.Parameter((conv.weight.double() * scale.view(-1, *[1] * (conv.weight.ndim - 1))).to(conv.weight.dtype))
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
+    weight = (conv.weight.double() * scale.view(-1, *[1] * (conv.weight.ndim - 1))).to(conv.weight.dtype)
+    conv.weight, conv.bias = (nn.Parameter(o, requires_grad=conv.weight.requires_grad) for o in (weight, bias.to(weight.dtype)))
 
 
 @torch.no_grad()

@@ -525,6 +525,10 @@ rows = {
     'decision_settings: unknown': (lambda w: public.decision_settings(w.unknown), DataError, 'needs `targets`'),
     'save_bundle: refusal': (lambda w: save_bundle(w.learn, w.folder/'new', refusal=0.8), TypeError, '`refusal` must come from `refusal_threshold`, got 0.8'),
     'describe_slices: not slices': (lambda w: public.describe_slices(w.table), DataError, "the table has no column"),
+    'html_table: rows': (lambda w: public.html_table(w.table, 'x', rows=0), ValueError, '`rows` must be at least 1, got 0'),
+    'thumbnail: side': (lambda w: public.thumbnail(w.img, side=0), ValueError, '`side` must be at least 1 pixel, got 0'),
+    'html_page: empty': (lambda w: public.html_page('t', {}), ValueError, 'a page needs at least one'),
+    'write_report: no run': (lambda w: public.write_report(w.photos), FileNotFoundError, 'is no run: it has no file run.toml'),
     'bootstrap_means: nothing': (lambda w: public.bootstrap_means([]), ValueError, '`values` must be one number an image, at least one, got the shape (0,)'),
     'check_network: size': (lambda w: public.check_network(SimpleNamespace(provenance_=dict(size=96)), dict(size=32)), DataError, 'the estimator was fitted to other features: size was 96 and is 32 here'),
     'box_loaders: balance': (lambda w: public.box_loaders(boxed(w), balance='loss'), TypeError, '`balance` is for `image_loaders`: there is none for boxes'),
@@ -547,7 +551,7 @@ silent = {'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'fi
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',
-          'METRICS', 'Refusal', 'Foreign', 'fold_batch_norm', 'for_inference', 'HeatMaps', 'ClassificationReport', 'PairedComparison',
+          'METRICS', 'Refusal', 'Foreign', 'fold_batch_norm', 'for_inference', 'html_text', 'html_chart', 'html_images', 'model_card', 'HeatMaps', 'ClassificationReport', 'PairedComparison',
           'CheckpointError', 'Interrupted', 'describe_state', 'training_identity', 'training_state', 'OutOfMemory', 'is_out_of_memory', 'free_memory', 'OPTIMIZERS', 'TorchOptimizer', 'random_state', 'load_random_state', 'Comparison', 'copy_weights', 'seed_loaders', 'table_fingerprint', 'ACTIVATIONS', 'JOINS', 'NETWORKS', 'POOLINGS', 'list_models', 'DownsampleBlock', 'InceptionBlock', 'ResidualBlock',
           'is_head', 'imagenet_names', 'to_predictions', 'BOX', 'BOX_AUGMENT', 'BOX_LOSSES', 'BoxReader', 'TidyBoxes', 'TwoHeads', 'class_accuracy', 'edge_loss', 'iou_loss', 'mean_box_iou', 'on_features', 'weights_hash', 'why_not_cached', 'reads_test'}
 

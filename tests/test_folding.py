@@ -57,6 +57,13 @@ def test_left_alone(how):
     assert torch.allclose(folded(x), model.eval()(x), atol=1e-6)
 
 
+def test_weights_that_are_not_trained_stay_so():
+    x = torch.randn(2, 3, 8, 8)
+    for trained in (True, False):
+        folded = fold_batch_norm(seasoned(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), x).requires_grad_(trained), x)
+        assert [o.requires_grad for o in folded.parameters()] == [trained] * 2
+
+
 def test_hooks_and_odd_weights_are_left_alone():
     x = torch.randn(4, 3, 8, 8)
     for change in (lambda o: o[0].register_forward_hook(lambda *_: None), lambda o: o[1].register_forward_pre_hook(lambda *_: None), lambda o: nn.utils.parametrizations.weight_norm(o[0])):

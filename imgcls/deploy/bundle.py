@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #73592d79
+# %% ../../nbs/api/51_deploy.bundle.ipynb #ce40ea5a
 import hashlib, logging, os, shutil
 from dataclasses import asdict, is_dataclass
-from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +17,14 @@ from torch import nn
 from ..core import ImgclsError, atomic_folder, import_extra, package_versions, shorten, write_json
 from ..data.labels import usable_rows
 from ..data.tables import table_counts, table_fingerprint
+from ..evaluate.page import model_card
 from ..train.features import check_network
 from ..train.heads import check_estimator, is_head, to_head
 from ..train.trace import copy_weights
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.bundle.ipynb #70007514
+# %% ../../nbs/api/51_deploy.bundle.ipynb #ae481d36
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     counts = table_counts(usable_rows(table)).drop(columns='unusable', errors='ignore')
@@ -84,64 +84,7 @@ def _write_bundle(folder, about, state):
     about['sha256'] = hashlib.sha256((folder/'model.safetensors').read_bytes()).hexdigest()
     write_json(folder/'classifier.json', about)
     n = sum(v.numel() for v in state.values())
-    (folder/'model_card.md').write_text(_card(about, n), encoding='utf-8')
-
-# %% ../../nbs/api/51_deploy.bundle.ipynb #8781afe7
-def _counts_lines(images):
-    "A table in Markdown: classes down, splits across"
-    if not images: return ['Not recorded.']
-    splits = list(images)
-    names = list(dict.fromkeys(k for o in images.values() for k in o))
-    rows = [[name, *(f'{images[s].get(name, 0):,}' for s in splits)] for name in names] + [['all', *(f'{sum(images[s].values()):,}' for s in splits)]]
-    head = [['class', *splits], ['---'] + ['---:'] * len(splits)]
-    return [f'| {" | ".join(o)} |' for o in head + rows]
-
-
-_HOW_TO = '''```python
-from imgcls.deploy.predictor import load_bundle
-
-load_bundle('path/to/this/folder').predict('photo.jpg')
-```
-
-or at the shell: `imgcls predict path/to/this/folder photo.jpg`. Loading runs no code from this folder.'''
-
-_ALWAYS = '- It always answers with one of its classes, also for a photo that shows something else.'
-_COMPARED = '- Its probabilities were not compared with how often it is right.'
-_LIMITS = '''- What was measured holds for photos like those it was trained on. Another camera, place or time can change it.
-- The valid split was watched while the classifier was made, so a figure on it is a little too good; only a test split that was read once is not.'''
-
-
-def _decision_lines(about):
-    "What the card says of calibration and refusals"
-    t, refusal, foreign = map(about.get, ('temperature', 'refusal', 'foreign'))
-    yield _COMPARED if t is None else f'- Its probabilities were calibrated on the valid split, with the temperature {t:.3g}.'
-    if refusal:
-        when = f"It says 'unknown' where its probability is below {refusal['threshold']:.3f}" if refusal['threshold'] else 'It may answer whatever its probability is'
-        yield (f"- {when}, so that {refusal['accuracy']:g} of its answers are right (certain to {refusal['level']:g}, "
-               f"for photos like the {refusal['n']:,} it was chosen on, of which {refusal['answered']:,} were answered, {refusal['right']:,} of them rightly).")
-    share = 1 - foreign['keep'] if foreign else None
-    if foreign: yield f"- It says 'unknown' to photos unlike those it learned from, as far as its logits tell; this refuses about {share:.2g} of the photos that it should know."
-    else: yield '- It always takes a photo for one of its classes, also one that shows something else.' if refusal else _ALWAYS
-
-
-def _card(about, n_weights):
-    "The text of `model_card.md`"
-    line = '- {name} on {split}: {value:.3f} ({percent:g} % interval {low:.3f} to {high:.3f}, n = {n:,})'
-    metrics = [line.format(percent=100 * o['level'], **o) for o in about['metrics']]
-    versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
-    network = about['model']['arch'] or "the maker's own module"
-    beside, how_to = about.get('estimator'), _HOW_TO
-    if beside: how_to += f"\n\nA {beside['type']} of scikit-learn answers from what the network gives, so that the extra `features` is needed."
-    if beside and beside['untrusted']:
-        how_to += f" It holds types that skops does not trust: whoever knows where the bundle comes from says `load_bundle(…, trusted={beside['untrusted']})`."
-    return '\n'.join([
-        f'# An image classifier with {len(about["vocab"])} classes', '',
-        f'For a photo it gives one of: {", ".join(about["vocab"])}.', '',
-        f'The network is {network} with {n_weights / 1e6:.1f} million numbers; it sees {about["size"]} × {about["size"]} pixels. '
-        f'Saved on {date.today()} with {versions}.', '',
-        '## Images it was trained and checked on', '', *_counts_lines(about['data'].get('images')), '',
-        '## How well it does', '', *(metrics or ['Nothing was measured when it was saved.']), '',
-        '## How to use it', '', how_to, '', '## Limits', '', *_decision_lines(about), _LIMITS, ''])
+    (folder/'model_card.md').write_text(model_card(about, n), encoding='utf-8')
 
 # %% ../../nbs/api/51_deploy.bundle.ipynb #3b8ce418
 def _with_estimator(learn, estimator):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BundleError', 'Classifier', 'load_bundle']
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #456d134c
+# %% ../../nbs/api/50_deploy.predictor.ipynb #d3a3f68e
 import hashlib, io, logging, math, os, threading, zipfile, zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..compute import Compute, apply_compute, choose_compute, run_as
+from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
 from ..core import DataError, ImgclsError, available_cores, import_extra, progress, read_json, shorten
 from ..images import ImageError, eval_image
 from ..models.arithmetic import output_shape
@@ -230,7 +230,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #80c25ec9
+# %% ../../nbs/api/50_deploy.predictor.ipynb #7b4fd77f
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -242,8 +242,8 @@ class Classifier:
     ):
         self.config, self.compute, self.estimator, self._lock = config, choose_compute(compute), estimator, threading.Lock()
         self.vocab, self.size = config['vocab'], config['size']
-        self.model = model.to(self.compute.device).eval().requires_grad_(False)
-        if self.compute.channels_last: self.model.to(memory_format=torch.channels_last)
+        model = model.to(self.compute.device, memory_format=torch.channels_last if self.compute.channels_last else torch.contiguous_format).eval()
+        self.model = for_inference(model.requires_grad_(False), self.compute, torch.zeros(1, 3, self.size, self.size, device=self.compute.device))
 
     def __repr__(self):
         network, number = self.config['model']['arch'] or 'own network', str(self.compute.dtype).removeprefix('torch.')

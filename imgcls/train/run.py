@@ -32,8 +32,8 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #a0d3571d
-_PARTS = {'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
+# %% ../../nbs/api/33_train.run.ipynb #d952a44f
+_PARTS = {'report.html': 'all there is to know, on one page', 'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
           'readings.csv': 'each time that test photos were predicted', 'predictions': 'what was predicted, one line per photo, with all probabilities',

@@ -1,0 +1,168 @@
+"""The report of a run: nothing fetched, nothing told of the photos, everything escaped, small; and what it says of a run with parts missing."""
+import io, json, re, shutil
+from base64 import b64decode
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from imgcls.evaluate.page import html_table, html_text, model_card, thumbnail
+from imgcls.evaluate.report import write_report
+from imgcls.predictions import Predictions
+from imgcls.train.run import Run
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+evil = '</script><script>alert(1)</script>'
+few = ['cat', evil, '"><img src=x onerror=alert(2)>', '狗 $x$', 'a very long name of a class that no axis has room for']
+
+
+def photo(kind='jpeg', size=(640, 480), secret='Secret camera'):
+    "A photo that knows where it was taken, as bytes"
+    img, exif, out, text = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size), Image.Exif(), io.BytesIO(), PngInfo()
+    exif[0x010F] = secret
+    exif.get_ifd(0x8825)[2] = (48., 12., 30.)
+    text.add_text('Comment', secret)
+    more = dict(jpeg=dict(comment=secret, xmp=secret.encode()), png=dict(pnginfo=text), webp=dict(xmp=secret.encode()))[kind]
+    img.save(out, kind, exif=exif, icc_profile=secret.encode()*9, **more)
+    return out.getvalue()
+
+def predictions(n, vocab, split, root=None, seed=0):
+    rng = np.random.default_rng(seed)
+    targets, logits = rng.integers(0, len(vocab), n), rng.normal(size=(n, len(vocab)))
+    said = np.where(rng.random(n) < 0.85, targets, (targets + rng.integers(0, 3, n)) % len(vocab))
+    logits[np.arange(n), said] += rng.exponential(5, n)
+    probs = np.exp(logits)
+    items = [f'{split}/{i} <b>&{"sub/"*(i % 2)}.jpg' for i in range(n)]
+    return Predictions(probs/probs.sum(1, keepdims=True), vocab, targets=targets, items=items, root=root, split=split)
+
+def make_run(folder, n, vocab, splits=('valid', 'test')):
+    "A run as a training leaves it, with invented predictions, some photos, and things in it that attack"
+    run, photos = Run.create(folder/'run', dict(command='train', folder=str(folder/'photos'), arch='efficientnet_lite0', size=224)), folder/'photos'
+    data = photo()
+    for i, split in enumerate(splits):
+        preds = predictions(n, vocab, split, photos, i)
+        preds.save(run.path/f'predictions/{split}.csv')
+        for o in preds.items[np.argsort(-preds.losses)[:40]] if split == 'valid' else ():
+            (photos/o).parent.mkdir(parents=True, exist_ok=True)
+            (photos/o).write_bytes(data)
+    history = dict(epoch=range(3), stage=['frozen', 'all', 'all'], train_loss=[2, .8, .3], valid_loss=[1.5, .8, .5], accuracy=[.4, .7, .85], lr=5e-4)
+    run.write_history(pd.DataFrame(history))
+    run.write_set_aside(pd.DataFrame(dict(path=[f'{evil}.jpg'], label=[evil], error=['truncated'])))
+    issues = [dict(file=f'{i}.jpg', kind='leak', severity='error', details=evil, what_to_do='Keep one') for i in range(300)]
+    (run.path/'audit.json').write_text(json.dumps(dict(root=str(photos), files=3*n, usable=3*n - 1, kinds=dict(leak=300, blank=0), issues=issues)))
+    pd.DataFrame(dict(time=['a', 'b'], by=['train', 'evaluate'], split='test', photos=n, right=n)).to_csv(run.path/'readings.csv', index=False)
+    run.bundle.mkdir()
+    about = dict(model=dict(arch='embedded/efficientnet_lite0'), vocab=vocab, data=dict(images={o: dict.fromkeys(vocab, 20) for o in ('train', *splits)}))
+    (run.bundle/'classifier.json').write_text(json.dumps(about))
+    return run
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    "A run of a few classes with its report"
+    folder = tmp_path_factory.mktemp('report')
+    run = make_run(folder, 400, few)
+    path = write_report(run.path)
+    return SimpleNamespace(folder=folder, run=run, path=path, text=path.read_text(encoding='utf-8'))
+
+
+# --- The file ------------------------------------------------------------------------------------------------------
+def test_whole(made):
+    assert made.path == made.run.path/'report.html' and 'This part could not be made' not in made.text
+    assert len(re.findall('<h2', made.text)) == 11 and made.text.count('<h1') == 1
+
+def test_nothing_is_fetched(made):
+    addresses = re.findall(r'(?:src|href|srcset|action|data)="(.*?)"', made.text) + re.findall(r'url\((.*?)\)', made.text)
+    assert addresses and all(o.startswith(('data:', '#')) for o in addresses)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', made.text)[1]
+    assert "default-src 'none'" in policy and 'http' not in policy and 'unsafe-eval' not in policy and "script-src 'sha256-" in policy
+
+def test_escaped(made):
+    assert made.text.count('<script') == made.text.count('</script') == 1 and '<img src=x' not in made.text and '&lt;script&gt;alert(1)' in made.text
+
+def pictures(text): return [b64decode(o) for o in re.findall(r'src="data:image/(?:jpeg|png);base64,(.*?)"', text)]
+
+def test_photos_tell_nothing(made):
+    "No EXIF, no comment, no profile, no XMP, in any small picture"
+    found = pictures(made.text)
+    assert len(found) > 20
+    for data in found:
+        img = Image.open(io.BytesIO(data))
+        assert not img.getexif() and not {'comment', 'xmp', 'icc_profile', 'exif'} & set(img.info) and b'Secret' not in data and max(img.size) <= 176
+
+def test_alt_texts(made):
+    alts = re.findall(r'<img [^>]*?alt="(.*?)"', made.text)
+    assert len(alts) == made.text.count('<img ') and all(len(o) > 5 for o in alts)
+
+def test_large(tmp_path):
+    "10,000 images in 100 classes: under 5 MB"
+    run = make_run(tmp_path, 10_000, [f'class {i}' for i in range(100)], splits=('valid',))
+    size = write_report(run.path, tmp_path/'large.html').stat().st_size
+    assert size < 2e6, size
+
+
+# --- What is missing -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('gone,said', [
+    ('audit.json', 'were not audited'), ('history.csv', 'There is no history.csv'), ('bundle', 'is not recorded'), ('predictions', 'holds no predictions'),
+    ('predictions/test.csv', 'There was no test split'), ('predictions/valid.csv', 'accuracy on test'), ('../photos', 'not where they were')])
+def test_missing(gone, said, made, tmp_path):
+    shutil.copytree(made.folder, tmp_path/'a', ignore=shutil.ignore_patterns('report.html'))
+    path = tmp_path/'a/run'/gone
+    if path.is_dir(): shutil.rmtree(path)
+    else: path.unlink()
+    for name in ('run.toml', 'audit.json', 'predictions/valid.json', 'predictions/test.json'):   # the photos are those of the copy
+        file = tmp_path/'a/run'/name
+        if file.is_file(): file.write_text(file.read_text().replace(str(made.folder), str(tmp_path/'a')))
+    text = write_report(tmp_path/'a/run').read_text(encoding='utf-8')
+    assert said in text and len(re.findall('<h2', text)) == 11
+
+def test_broken(made, tmp_path, caplog):
+    "A broken file is named in the log, and the others are read"
+    shutil.copytree(made.run.path, tmp_path/'run')
+    for name in ('audit.json', 'predictions/test.csv', 'history.csv'): (tmp_path/'run'/name).write_text('{"a')
+    text = write_report(tmp_path/'run').read_text(encoding='utf-8')
+    assert 'audit.json' in caplog.text and 'test.csv' in caplog.text and 'accuracy on valid' in text and 'accuracy on test' not in text
+
+def test_several_labels(tmp_path):
+    "Parts that make no sense for several labels an image say so"
+    run, rng = Run.create(tmp_path/'run', {}), np.random.default_rng(0)
+    probs = rng.random((60, 3))
+    Predictions(probs, ['a', 'b', 'c'], targets=(probs > rng.random((60, 3))).astype(int), items=[f'{i}.jpg' for i in range(60)], split='valid',
+                multi_label=True).save(run.path/'predictions/valid.csv')
+    text = write_report(run.path).read_text(encoding='utf-8')
+    assert 'hamming' in text and 'This part could not be made' in text and len(re.findall('<h2', text)) == 11
+
+def test_tiny(tmp_path):
+    "Three images, all right; no figure breaks"
+    run = Run.create(tmp_path/'run', {})
+    Predictions([[.9, .1], [.2, .8], [.8, .2]], ['a', 'b'], targets=[0, 1, 0], items=['x.jpg', 'y.jpg', 'z.jpg'], split='valid').save(run.path/'predictions/valid.csv')
+    text = write_report(run.path).read_text(encoding='utf-8')
+    assert 'accuracy on valid' in text and '1.000' in text
+
+
+# --- Parts of a page -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('value,text', [('a<b', 'a&lt;b'), ('"\'&', '&quot;&#x27;&amp;'), ('x\u202ey\x00\n', 'x�y��'), ('\udcff', '�'), (3, '3'), ('猫é', '猫é')],
+                         ids=['tag', 'quotes', 'unseen', 'no UTF-8', 'number', 'letters'])
+def test_text(value, text): assert html_text(value) == text
+
+@pytest.mark.parametrize('value,cell', [
+    (True, '<td>yes</td>'), (None, '<td class="num" data-v="">–</td>'), (float('nan'), '<td class="num" data-v="">–</td>'), (1234567, 'data-v="1234567">1,234,567</td>'),
+    (0.5, 'data-v="0.5">0.500</td>'), (0.00012, 'data-v="0.00012">0.00012</td>'), (1234.5, '>1,234.500</td>'), ('<i>', '<td>&lt;i&gt;</td>')])
+def test_cell(value, cell): assert cell in html_table(pd.DataFrame(dict(a=pd.Series([value], dtype=object))), 'one')
+
+def test_empty_table(): assert '<tbody></tbody>' in html_table(pd.DataFrame(columns=['a', 'b']), 'none')
+
+@pytest.mark.parametrize('kind', ['jpeg', 'png', 'webp'])
+def test_thumbnail(kind):
+    source = photo(kind)
+    assert b'Secret' in source
+    data, form = thumbnail(source, side=100)
+    img = Image.open(io.BytesIO(data))
+    assert (img.size, form) == ((100, 75), 'jpeg') and b'Secret' not in data and not img.getexif() and not {'comment', 'xmp', 'icc_profile'} & set(img.info)
+    assert thumbnail(photo(kind, (20, 10)))[1] == 'png'
+
+def test_card_escapes():
+    about = dict(vocab=[evil, 'a|b', '[x](javascript:y)'], size=64, model=dict(arch=None), versions={}, metrics=[], data=dict(images=dict(train={'a|b': 1})))
+    card = model_card(about, 10)
+    assert '<script' not in card and r'a\|b' in card and r'\[x\](' in card
