@@ -174,7 +174,7 @@ def read_json(
     except (ValueError, RecursionError) as e:
         raise DataError(f"'{path}' isn't valid JSON ({e}). It may have been cut off or edited: make it again or take a whole copy.") from e
 
-# %% ../nbs/api/00_core.ipynb #676f0594
+# %% ../nbs/api/00_core.ipynb #130a00b6
 def _is_csv(path):
     ending = Path(path).suffix.lower()
     if ending not in ('.csv', '.parquet'): raise ValueError(f"`path` must end in .csv or .parquet, got '{path}'")
@@ -191,6 +191,8 @@ def write_frame(
 )->Path: # the file
     "Write a table and what is known about it; each file appears whole or not at all."
     path, is_csv = Path(path), _is_csv(path)
+    if is_csv and path.with_suffix('.json').exists() and not path.exists():
+        raise FileExistsError(f"'{path.with_suffix('.json')}' exists and belongs to something else, since there is no '{path.name}' beside it. Choose another name.")
     if is_csv:
         digits = '%.17g' if any(o.kind == 'f' and o.itemsize > 4 for o in frame.dtypes) else '%.9g'
         with atomic_file(path) as f: frame.to_csv(f, index=False, lineterminator='\n', float_format=digits, na_rep='nan')

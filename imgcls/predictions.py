@@ -203,7 +203,7 @@ def _html(preds):
     also = [f'with {o}' for o in ('logits', 'features') if getattr(preds, o) is not None] + ([] if preds.root is None else [f'files in {preds.root}'])
     return f'<p><b>Predictions</b> {escape(_summary(preds))}<br><small>{escape("; ".join([f"classes: {shorten(preds.vocab, 10)}", *also]))}</small></p>{rows}{more}'
 
-# %% ../nbs/api/01_predictions.ipynb #9f4c0749
+# %% ../nbs/api/01_predictions.ipynb #428ef995
 _COLUMNS = dict(probs='p', logits='logit', targets='actual', features='feature')  # how names of columns begin, for each matrix
 _FACTS = ('vocab', 'split', 'root', 'multi_label', 'one_vs_all')
 _TEXTS = ('file', 'actual', 'predicted')
@@ -235,9 +235,9 @@ def _load(path):
     frame, about = read_frame(path, texts=_TEXTS)
     names = _check_saved(path, frame, about)
     full = {k: _to_array(f'{k}` in `{path}', frame[names[k]], o['dtype']).reshape(len(frame), *o['shape']) for k, o in about['matrices'].items()}
-    known = dict(zip(_plain(about['vocab']), about['vocab']))
+    known, true = (dict(zip(_plain(about[o] or ()), about[o] or ())) for o in ('vocab', 'items'))  # names that a CSV can't hold as they are
     if 'actual' in frame: full.setdefault('targets', np.array([known.get(o, o) for o in frame['actual']], dtype=object))
-    return Predictions(items=about['items'] or frame.get('file'), losses=frame.get('loss'), **{o: about[o] for o in _FACTS}, **full)
+    return Predictions(items=[true.get(o, o) for o in frame['file']] if 'file' in frame else None, losses=frame.get('loss'), **{o: about[o] for o in _FACTS}, **full)
 
 # %% ../nbs/api/01_predictions.ipynb #df8d8475
 def _check_columns(names, table, what='the table'):
@@ -281,7 +281,7 @@ def read_predictions(source:str|Path|pd.DataFrame, # one row per image: a table,
     targets = None if label is None else _one_hot(table[label], vocab) if about.get('multi_label') else table[label].astype(str)
     return Predictions(table[columns], vocab, targets=targets, items=table[file], **about)
 
-# %% ../nbs/api/01_predictions.ipynb #a55262a6
+# %% ../nbs/api/01_predictions.ipynb #10358261
 def _by(preds, table, column, bins):
     if preds.items is None: raise DataError('these predictions have no `items`: without the names of the files no row of the table can be found')
     if bins < 1: raise ValueError(f'`bins` must be at least 1, got {bins}')
@@ -291,8 +291,8 @@ def _by(preds, table, column, bins):
     if (rows < 0).any(): raise DataError(f'the table lacks {(rows < 0).sum():,} of the files: {shorten(preds.items[rows < 0])}')
     values = table[column].iloc[rows].reset_index(drop=True)
     codes, names = pd.factorize(values, sort=True)
-    if len(names) > bins and values.dtype.kind in 'iuf':
-        codes, _ = pd.factorize(pd.qcut(values, bins, duplicates='drop'), sort=True)
+    if len(names) > bins and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        codes = pd.qcut(values := values.astype(float), bins, labels=False, duplicates='drop').fillna(-1).astype(int).to_numpy()
         ends = [(low, values[codes == i].max()) for i, low in values.groupby(codes).min().items()]
         named = ([f'{low:.{n}g}' if low == high else f'{low:.{n}g} to {high:.{n}g}' for low, high in ends if low == low] for n in (6, 9, 17))
         names = next(o for o in named if len(set(o)) == codes.max() + 1)  # as many digits as tell them apart

@@ -346,3 +346,12 @@ print(screen.session.position, screen.parts['keys'].model_id, screen.parts['x'].
     kernel = Kernel(tmp_path)
     try: assert kernel.run(code)[0] == '3'
     finally: kernel.kill()
+
+
+def test_labels_nobody_decided_on_stay():
+    "Rows of the same name are refused where they are decided upon, and keep their own labels otherwise; an error that is unknown is none"
+    table = pd.DataFrame(dict(path=['x.jpg', 'x.jpg', 'y.jpg', 'z.jpg'], label=['a', 'b', 'b', 'a'], error=[None, '', float('nan'), 'cut off']))
+    decided = pd.DataFrame(dict(file=['y.jpg', 'z.jpg'], label=['b', 'a'], decision=['remove', 'remove']))
+    found = apply_decisions(table, decided)
+    assert found['label'].tolist() == ['a', 'b', 'b', 'a'] and found['error'].tolist() == ['', '', 'removed in review', 'cut off']
+    with pytest.raises(DataError, match='more than one row of x.jpg'): apply_decisions(table, decided.assign(file=['x.jpg', 'z.jpg'], label='a'))

@@ -147,3 +147,13 @@ def test_slice_images():
     fig = draw(plot_slice_images(p, facts(p, a=np.arange(60.)), 'a', k=2, images=3, bins=3))
     assert len(fig.axes) == 8 and fig.axes[1].get_title().splitlines()[0] in p.items
     with pytest.raises(DataError, match='have no `items`'): plot_slice_images(Predictions(p.probs, p.vocab, targets=p.targets), facts(p), 'a')
+
+
+@pytest.mark.parametrize('low, high', [(100.1, 100.4), (51.231, 51.239), (1e6, 1e6 + 1)])
+def test_slices_that_lie_close_together(low, high):
+    "Ranges keep as many digits as tell them apart; none is lost or thrown together"
+    n, files = 400, [f'{i}.jpg' for i in range(400)]
+    right = np.arange(n) >= 60
+    preds = Predictions(np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]), ['a', 'b'], targets=np.zeros(n, int), items=files)
+    found = slices(preds, pd.DataFrame(dict(path=[f'./{o}' for o in files], x=np.linspace(low, high, n))))
+    assert len(found) == 4 and found['n'].tolist() == [100] * 4 and found['accuracy'].iloc[0] == 0.4

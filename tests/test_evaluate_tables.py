@@ -165,3 +165,17 @@ def test_comparison_refused(other, kw, text):
     a = some()
     with pytest.raises((DataError, ValueError)) as e: compare_predictions(a, other(a), **kw)
     assert text in str(e.value)
+
+
+def test_few_images_name_no_winner():
+    "A difference on one image is no evidence, whatever the metric"
+    a, b = (Predictions(np.array([p]), ['x', 'y'], targets=np.array([0]), items=['a.jpg']) for p in ([0.9, 0.1], [0.8, 0.2]))
+    for metric in ('log_loss', 'brier'): assert "don't show which is better" in compare_predictions(a, b, metric=metric).sentence
+    y = np.r_[np.zeros(100, int), np.ones(100, int)]
+    one, two = y.copy(), y.copy()
+    two[:4], one[150:], two[150:] = 1, 0, 0
+    a, b = (Predictions(np.eye(2)[o], ['x', 'y'], targets=y, items=[f'{i}.jpg' for i in range(200)]) for o in (one, two))
+    for metric in ('macro_f1', 'weighted_recall', 'balanced_accuracy', 'top_1', 'accuracy'): assert "don't show which is better" in compare_predictions(a, b, metric=metric).sentence
+    two[:20] = 1
+    b = Predictions(np.eye(2)[two], ['x', 'y'], targets=y, items=a.items)
+    for metric in ('macro_f1', 'weighted_recall', 'top_1', 'accuracy'): assert 'a is better' in compare_predictions(a, b, metric=metric).sentence

@@ -390,3 +390,28 @@ def test_many():
     probs = rng.random((10_000, 1000), dtype=np.float32)
     p = Predictions(probs/probs.sum(1, keepdims=True), range(1000), targets=rng.integers(0, 1000, 10_000))
     assert len(p[p.correct]) == p.correct.sum() and len(p.to_frame()) == 10_000
+
+
+def test_sorted_in_a_spreadsheet(tmp_path):
+    "Names that a CSV can't hold as they are find their rows again"
+    files = ['b\r.jpg', 'a.jpg', 'c.jpg']
+    preds = Predictions(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), ['x', 'y'], items=files)
+    preds.save(tmp_path/'p.csv')
+    rows = pd.read_csv(tmp_path/'p.csv', dtype=str, keep_default_na=False)
+    rows.iloc[::-1].to_csv(tmp_path/'p.csv', index=False)
+    found = Predictions.load(tmp_path/'p.csv')
+    assert dict(zip(found.items, found.probs[:, 0].tolist())) == dict(zip(preds.items, preds.probs[:, 0].tolist()))
+
+
+def test_a_json_of_something_else_stays(tmp_path):
+    (tmp_path/'run.json').write_text('{"precious": 1}')
+    preds = Predictions(np.array([[0.9, 0.1]]), ['x', 'y'])
+    with pytest.raises(FileExistsError, match='belongs to something else'): preds.save(tmp_path/'run.csv')
+    assert (tmp_path/'run.json').read_text() == '{"precious": 1}' and not (tmp_path/'run.csv').exists()
+    for _ in range(2): preds.save(tmp_path/'other.csv')
+
+
+def test_by_columns_with_gaps():
+    preds = Predictions(np.tile([0.9, 0.1], (9, 1)), ['x', 'y'], items=[f'{i}.jpg' for i in range(9)])
+    table = pd.DataFrame(dict(path=preds.items, whole=pd.array([1, 2, 3, 4, 5, 6, 7, 8, None], dtype='Int64'), odd=[1., 2, 3, 4, 5, 6, 7, 8, np.inf]))
+    for column in ('whole', 'odd'): assert sum(len(o) for o in preds.by(table, column, bins=2).values()) == 9

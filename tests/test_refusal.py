@@ -70,7 +70,7 @@ def test_the_fewest_images():
 def test_all_right_and_all_wrong():
     assert refusal_threshold(told(np.linspace(0, 1, 500), np.ones(500)), accuracy=0.99).sentence.startswith('Answer always: this answers 100 % of the images')
     none = refusal_threshold(told(np.linspace(0, 1, 500), np.zeros(500)), accuracy=0.9)
-    assert none.needed is None and 'it takes a better classifier' in str(none)
+    assert none.needed is None and 'that would take a better classifier' in str(none)
 
 
 def test_needed_images_would_do():
@@ -183,3 +183,32 @@ def test_decisions_fit_each_other(caplog):
     assert decision_settings(preds, accuracy=0.95, keep=None)['foreign'] is None
     assert decision_settings(preds[:50], accuracy=0.999)['refusal'] is None and 'do not show' in caplog.text and '50 known images are too few' in caplog.text
     with pytest.raises(DataError, match='the energy needs `logits`'): decision_settings(Predictions(p, preds.vocab, targets=targets))
+
+
+def test_an_estimator_in_a_bundle_keeps_the_promise():
+    "Probabilities of exactly 0 are sharpened and softened alike by `apply_temperature` and by a bundle"
+    from sklearn.neighbors import KNeighborsClassifier
+    from imgcls.evaluate.calibration import apply_temperature
+    from imgcls.train.vectors import estimator_probs
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 2)), rng.integers(3, size=300)
+    model, vocab = KNeighborsClassifier(3).fit(x, y), ['a', 'b', 'c']
+    plain = Predictions(estimator_probs(model, x, vocab), vocab, targets=y)
+    assert (plain.probs == 0).any()
+    for t in (0.5, 7., 30.): np.testing.assert_allclose(estimator_probs(model, x, vocab, temperature=t), apply_temperature(plain, t).probs, atol=1e-6)
+
+
+def test_what_is_shown_instead():
+    probs = np.c_[np.linspace(0.5, 1, 341), 1 - np.linspace(0.5, 1, 341)]
+    preds = Predictions(probs, ['a', 'b'], targets=(np.arange(341) % 12 == 0).astype(int))
+    found = refusal_threshold(preds, accuracy=0.99)
+    assert found.threshold is None and 0.8 < found.shown < 0.93 and f'What they do show is {found.shown:g}' in found.sentence
+    assert refusal_threshold(preds, accuracy=found.shown).threshold is not None
+    assert refusal_threshold(preds, accuracy=found.shown + 0.01).threshold is None
+
+
+def test_all_answers_right():
+    "No temperature fits, and the settings are made all the same"
+    probs = np.c_[np.linspace(0.6, 1, 200), 1 - np.linspace(0.6, 1, 200)]
+    found = decision_settings(Predictions(probs, ['a', 'b'], targets=np.zeros(200, int)), accuracy=0.9, keep=None)
+    assert found['temperature'] == 1 and found['refusal'].threshold == 0

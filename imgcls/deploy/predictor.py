@@ -230,7 +230,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/50_deploy.predictor.ipynb #7b4fd77f
+# %% ../../nbs/api/50_deploy.predictor.ipynb #e8b045f2
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -261,8 +261,8 @@ class Classifier:
         with self._lock, torch.inference_mode(), run_as(self.model, self.compute): scores = self.model(x)
         t = self.config.get('temperature', 1.)
         if self.estimator is not None:
-            probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab)**(1/t)
-            return zip((probs/probs.sum(1, keepdims=True) if t != 1 else probs).astype(np.float32), [None]*len(probs))
+            probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab, temperature=t).astype(np.float32)
+            return zip(probs, [None]*len(probs))
         logits = scores.float()/t
         return zip((logits.sigmoid() if self.config.get('one_vs_all') else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy())
 

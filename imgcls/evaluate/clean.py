@@ -181,7 +181,7 @@ def write_decisions(
         quoting = csv.QUOTE_ALL if rows.apply(lambda o: o.str.contains('\r')).any(axis=None) else csv.QUOTE_MINIMAL
         with atomic_file(path) as f: rows.to_csv(f, index=False, lineterminator='\n', quoting=quoting)
 
-# %% ../../nbs/api/43_evaluate.clean.ipynb #1d259119
+# %% ../../nbs/api/43_evaluate.clean.ipynb #82afb360
 def _check_fit(decisions, labels, vocab, missing):
     "Are these decisions about this table?"
     lost = [o for o in decisions['file'] if o not in labels]
@@ -204,13 +204,13 @@ def apply_decisions(
     decisions = _checked(decisions, '`decisions`') if isinstance(decisions, pd.DataFrame) else read_decisions(decisions)
     if is_multi_label(table['label']): raise DataError('decisions are about one label an image, and each image of this table may have several.')
     keys = [_key(o) for o in table['path']]
-    labels = dict(zip(keys, table['label']))
-    _check_fit(decisions, labels, class_vocab(table['label']), missing)
+    if twice := sorted(o for o in set(decisions['file']) if keys.count(o) > 1): raise DataError(f'the table has more than one row of {shorten(twice)}: keep the one decided upon.')
+    _check_fit(decisions, dict(zip(keys, table['label'])), class_vocab(table['label']), missing)
     by_file = {o.file: o for o in decisions.itertuples()}
     new = {k: o.new_label for k, o in by_file.items() if o.decision == 'relabel'}
     removed = {k: f'removed in review{": " if o.reason else ""}{o.reason}' for k, o in by_file.items() if o.decision == 'remove'}
-    errors = table['error'] if 'error' in table else pd.Series('', index=table.index)
-    return table.assign(label=[new.get(k, labels[k]) for k in keys], error=[o or removed.get(k, '') for k, o in zip(keys, errors)])
+    errors = [o if isinstance(o, str) and o else removed.get(k, '') for k, o in zip(keys, table.get('error', [''] * len(keys)))]
+    return table.assign(label=[new.get(k, o) for k, o in zip(keys, table['label'])], error=errors)
 
 # %% ../../nbs/api/43_evaluate.clean.ipynb #08eb8a8e
 class LabelReview:

@@ -23,7 +23,7 @@ _log = logging.getLogger('imgcls')
 __all__ = ['Refusal', 'refusal_threshold', 'answered', 'risk_coverage', 'plot_risk_coverage', 'energy_score', 'FeatureDistance',
            'foreign_auroc', 'Foreign', 'foreign_threshold', 'decision_settings']
 
-# %% ../../nbs/api/47_evaluate.refusal.ipynb #974d5bbb
+# %% ../../nbs/api/47_evaluate.refusal.ipynb #2983eefe
 def _share(successes, n, name, level): return Estimate(name, successes/n if n else 0., *wilson_interval(successes, n, level=level), n=n, level=level)
 
 
@@ -37,8 +37,9 @@ class Refusal:
     n: int # Validation images
     answered: int = 0 # Of them, those at or above the threshold
     right: int = 0 # Of the answered, those that were right
-    needed: int|None = None # If it isn't shown: about how many images like these would; None if more wouldn't help
+    needed: int|None = None # If it isn't shown: at least about how many images like these it would take; None if more that went as these did wouldn't help
     why: str = '' # If it isn't shown: what stands against it
+    shown: float|None = None # If it isn't shown: the highest accuracy in full hundredths that is, had it been asked for; None if none from 0.5 on is
     score: str = 'probability' # What the threshold is of
 
     @property
@@ -55,8 +56,9 @@ class Refusal:
     def sentence(self)->str: # In plain words
         "What was found."
         if self.threshold is None:
-            more = 'More of them would not either: it takes a better classifier, or a smaller promise'
-            if self.needed: more = f'About {self.needed:,} images could, if they went as these did'
+            more = 'If more of them went as these did, they would not either: that would take a better classifier, or a smaller promise'
+            if self.needed: more = f'It would take about {self.needed:,} images at least, and more if these went luckily'
+            if self.shown: more = f'What they do show is {self.shown:g}. {more}'
             return f'{self.n:,} images do not show that {self.accuracy:g} of the answers are right: {self.why}. {more}.'
         c, start = self.coverage, f'Answer from a probability of {self.threshold:.3f} on' if self.threshold else 'Answer always'
         return (f'{start}: this answers {100*c.value:.0f} % of the images (95 % interval {100*c.low:.0f} to {100*c.high:.0f} %), '
@@ -64,7 +66,7 @@ class Refusal:
 
     def __repr__(self): return self.sentence
 
-# %% ../../nbs/api/47_evaluate.refusal.ipynb #5593d469
+# %% ../../nbs/api/47_evaluate.refusal.ipynb #56e77619
 _STEPS, _STARTS = 25, 3
 
 
@@ -110,12 +112,14 @@ def _walk(said, right, accuracy, alpha):
 
 
 def _needed(said, right, accuracy, alpha):
-    "About how many images like these would show it, with two digits; None if no number would"
-    n, good = len(said), np.cumsum(right[np.argsort(-said, kind='stable')])
-    k = np.arange(1, n + 1)
-    good, k = (o[(k >= min(20, n)) & (good > accuracy*k)] for o in (good, k))
+    "About how many images like these would show it in four of five cases, with two digits; None if no number would"
+    from scipy.stats import binom
+    k = np.arange(1, len(said) + 1)
+    rate, n = (np.cumsum(right[np.argsort(-said, kind='stable')]) + 0.5)/(k + 1), len(said)
+    rate, k = (o[(k >= min(20, n)) & (rate > accuracy)] for o in (rate, k))
     for times in 1.05**np.arange(1, 200):
-        if (_chance(np.floor(good*times), np.floor(k*times), accuracy) <= alpha/_STARTS).any():
+        count = np.floor(k*times)
+        if (binom.sf(binom.isf(alpha/_STARTS, count, accuracy), count, rate) >= 0.8).any():
             unit = 10**max(int(log10(n*times)) - 1, 0)
             return unit*ceil(n*times/unit)
 
@@ -136,11 +140,12 @@ def refusal_threshold(
     if found is not None:
         edge, count, good = found
         middle = 0. if edge == -inf else (edge + said[said > edge].min())/2  # between two images, where the last digit of a probability decides nothing
-        return Refusal(max(float(middle), 0.) if middle > edge else float(np.nextafter(edge, np.float32(2))), accuracy, answered=count, right=good, **about)
+        return Refusal(min(max(float(middle), 0.), 1.) if middle > edge else float(np.nextafter(edge, np.float32(2))), accuracy, answered=count, right=good, **about)
     fewest = _fewest(accuracy, alpha)
     if first is None: why = f'even if all were answered, and rightly, it would take {fewest:,}'
     else: why = f'at no threshold are the errors few enough (of the surest {first[0]:,} images, {first[0] - first[1]:,} were wrong)'
-    return Refusal(None, accuracy, needed=_needed(said, right, accuracy, alpha), why=why, **about)
+    shown = next((o/100 for o in range(ceil(100*accuracy - 1e-9) - 1, 49, -1) if _walk(said, right, o/100, alpha)[0] is not None), None)
+    return Refusal(None, accuracy, needed=_needed(said, right, accuracy, alpha), why=why, shown=shown, **about)
 
 # %% ../../nbs/api/47_evaluate.refusal.ipynb #c1732229
 def answered(
@@ -283,7 +288,7 @@ def foreign_threshold(
     if place > len(scores): raise DataError(f'{len(scores):,} known images are too few to keep {keep:g} of them: it takes {ceil(keep/(1 - keep) - 1e-9):,}')
     return Foreign(float(scores[place - 1:place + 1].mean()), keep, n=len(scores), score=score)  # between two images, where the last digit decides nothing
 
-# %% ../../nbs/api/47_evaluate.refusal.ipynb #7b28014d
+# %% ../../nbs/api/47_evaluate.refusal.ipynb #91beb8a0
 def decision_settings(
     preds:Predictions, # Of validation images, with targets and logits, one label an image
     *,
@@ -292,7 +297,11 @@ def decision_settings(
     keep:float|None=0.99, # As in `foreign_threshold`; None refuses nothing as foreign
 )->dict: # temperature, refusal, foreign; the latter two None if the images don't show them, with a warning
     "Temperature, refusal and foreign threshold that fit each other, for `save_bundle`."
-    temperature = fit_temperature(preds)
+    try: temperature = fit_temperature(preds)
+    except DataError as e:
+        if preds.targets is None or preds.multi_label or not len(preds): raise
+        temperature = 1.
+        _log.warning('the probabilities are left as they are: %s', e)
     preds, foreign = apply_temperature(preds, temperature), None
     if keep is not None:
         scores = energy_score(preds.logits)

@@ -197,12 +197,14 @@ class FeatureWriter:
         return Features(self.vectors, self.about.targets, self.about.vocab, root=self.about.root, provenance=self.about.provenance,
                         **{k: getattr(self.about, k) for k in _COLUMNS[1:]})
 
-# %% ../../nbs/api/04_train.vectors.ipynb #1d116239
+# %% ../../nbs/api/04_train.vectors.ipynb #4a3b5110
 def estimator_probs(
     estimator, # A fitted classifier of scikit-learn, whose classes are names of `vocab` or numbers in it
     x:np.ndarray, # (n, d) vectors
     vocab:list, # Names of all classes, in the order of the columns
-)->np.ndarray: # (n, n_classes); 0 for classes that the estimator never saw
+    *,
+    temperature:float=1., # As of `apply_temperature`: above 1 less sure, below 1 surer
+)->np.ndarray: # (n, n_classes); 0 for classes that the estimator never saw, as far as there is no temperature
     "Probabilities from any classifier: its own, the softmax of its scores, or 1 for its answer if that is all it gives."
     bad = [o for o in estimator.classes_ if not isinstance(o, str) and not 0 <= int(o) < len(vocab)]
     if bad: raise DataError(f'the estimator knows the class numbers {shorten(bad)}, and there are {len(vocab)} classes')
@@ -217,4 +219,6 @@ def estimator_probs(
     res, unknown = np.zeros((len(x), len(vocab))), sorted(set(known) - set(vocab))
     if unknown: raise DataError(f'the estimator knows classes that the features lack: {shorten(unknown)}; they have {shorten(vocab, 10)}')
     res[:, [vocab.index(o) for o in known]] = probs
-    return res
+    if temperature == 1: return res
+    res = np.maximum(res.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)**(1/temperature)  # 0 to any power would stay 0
+    return res/res.sum(1, keepdims=True)
