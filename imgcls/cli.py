@@ -58,7 +58,7 @@ def predict(
     if len(bad): _log.warning('%d of %d files cannot be used: %s', len(bad), len(answers), shorten(bad['file'] + ' (' + bad['error'] + ')', 10))
     if len(bad) == len(answers) or strict and len(bad): raise typer.Exit(1)
 
-# %% ../nbs/api/90_cli.ipynb #b1c45509
+# %% ../nbs/api/90_cli.ipynb #52584e91
 def _answered_part(classifier, preds):
     "What a classifier that may refuse answers: the estimate of the answered, and how many were refused for which reason; (None, {}) if it answers always"
     from imgcls.evaluate import metrics
@@ -108,11 +108,12 @@ def evaluate(
     strict:bool=False, # Stop if any file cannot be used, instead of setting it aside
 ):
     "Measure a saved classifier on labelled photos."
+    settings = dict(command='evaluate') | locals()  # what was asked for, before there are other names
     from imgcls.data.tables import set_aside
     from imgcls.deploy.predictor import load_bundle
     from imgcls.evaluate import interpret, metrics
     from imgcls.train.run import Run
-    settings, out = dict(command='evaluate') | locals(), out and free_folder(out, '', folder)
+    out = out and free_folder(out, '', folder)
     with Run.create(out, settings) if out else contextlib.nullcontext() as run:
         classifier = load_bundle(bundle, compute=compute)
         split, rows = _choose_rows(read_table(folder, strict, label=label), split)

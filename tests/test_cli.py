@@ -355,7 +355,7 @@ print([o for o in ('fastai', 'torch', 'pandas', 'matplotlib', 'numpy', 'PIL') if
 def test_every_command_has_help_with_an_example(capsys):
     assert main(['--help']) == 0
     listed = [o.split()[0] for o in capsys.readouterr().out.partition('Commands:')[2].splitlines() if o.strip()]
-    assert set(listed) == {'demo', 'audit', 'cache', 'train', 'evaluate', 'predict', 'notebooks', 'samples', 'version'}
+    assert set(listed) == {'demo', 'audit', 'cache', 'train', 'evaluate', 'predict', 'report', 'notebooks', 'samples', 'version'}
     for name in listed:
         assert main([name, '--help']) == 0
         out = capsys.readouterr().out

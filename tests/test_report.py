@@ -166,3 +166,25 @@ def test_card_escapes():
     about = dict(vocab=[evil, 'a|b', '[x](javascript:y)'], size=64, model=dict(arch=None), versions={}, metrics=[], data=dict(images=dict(train={'a|b': 1})))
     card = model_card(about, 10)
     assert '<script' not in card and r'a\|b' in card and r'\[x\](' in card
+
+
+def test_folders_are_named_without_their_place(tmp_path):
+    "A page is passed on: it says the name of a folder, not where it lay"
+    run = make_run(tmp_path/'secret project', 12, ['cat', 'dog'])
+    assert 'secret project' in (run.path/'run.toml').read_text()
+    text = write_report(run.path).read_text()
+    assert 'secret project' not in text and '>photos<' in text
+
+
+def test_photos_that_may_have_been_trained_on(tmp_path):
+    text = write_report(make_run(tmp_path, 40, ['cat', 'dog'], splits=('all',)).path).read_text()
+    assert 'the classifier was trained on is not recorded here' in text and 'was not trained on them' not in text and 'validation images were watched' not in text
+
+
+def test_all_answers_right(tmp_path):
+    "There is no temperature to fit, and calibration and refusal are there all the same; nothing is called wrong"
+    run, right = make_run(tmp_path, 40, ['cat', 'dog'], splits=('valid',)), np.arange(60) % 2
+    probs = np.where(right[:, None] == [0, 1], 0.9, 0.1)
+    Predictions(probs, ['cat', 'dog'], targets=right, items=[f'{i}.jpg' for i in range(60)], split='valid').save(run.path/'predictions/valid.csv')
+    text = write_report(run.path).read_text()
+    assert 'could not be made' not in text and 'The probabilities are as they are' in text and 'Answer always' in text and 'No answer is wrong' in text

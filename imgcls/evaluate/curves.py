@@ -50,7 +50,7 @@ def plot_per_class(
     ax.set_title(', '.join(o for o in parts if o), fontsize=10)
     return _with_fonts(fig)
 
-# %% ../../nbs/api/48_evaluate.curves.ipynb #0ff0b02a
+# %% ../../nbs/api/48_evaluate.curves.ipynb #22a85a49
 def _own(preds, i): return preds.targets[:, i] == 1 if preds.multi_label else preds.targets == i
 
 def _points(kind, own, score, most=400):
@@ -91,7 +91,7 @@ def _plot_curves(kind, preds, *, k, level, draws):
         ax.plot(*_points(kind, own, score), color=f'C{j % 10}', lw=1.4, label=f' {label}' if label[0] == '_' else label, **style)  # matplotlib hides what begins with _
     note = [preds.split or '', f'the {len(named)} lowest of {len(classes)} classes in colour' if len(named) < len(classes) else '',
             f'{len(asked) - len(classes)} classes without images left out' if len(classes) < len(asked) else '']
-    ax.set_title(', '.join(o for o in note if o), fontsize=10)
+    ax.set_title('\n'.join(o for o in note if o), fontsize=10)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect='equal')
     ax.grid(alpha=0.3)
     fig.legend(fontsize=8, loc='outside right upper', frameon=False, title=f'area, {100*level:g} % interval', title_fontsize=8, alignment='left')

@@ -103,7 +103,7 @@ def html_images(
     "A sheet of small images."
     return f'<ul class="sheet">{"".join(_tile(path, lines) for path, lines in images)}</ul>\n'
 
-# %% ../../nbs/api/49_evaluate.page.ipynb #b4cec381
+# %% ../../nbs/api/49_evaluate.page.ipynb #4064e3da
 _STYLE = '''
 :root { color-scheme: light dark; --ground: light-dark(#fff, #15181c); --raised: light-dark(#f4f5f7, #1f242a); --text: light-dark(#1b1f24, #e4e7eb);
   --soft: light-dark(#57606a, #a5afba); --line: light-dark(#d5d9de, #3a414a); --link: light-dark(#0b57b0, #8ab8f5) }
@@ -129,6 +129,7 @@ button { font: inherit; color: inherit; background: none; border: 1px solid tran
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .3rem; position: sticky; left: 0 }
 th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; max-width: 40rem }
+td:not(.num):last-child { min-width: 14rem }
 .num { text-align: right; white-space: nowrap } th { position: sticky; top: 0; background: var(--raised); padding: 0; z-index: 1 }
 th button { width: 100%; padding: .28rem .7rem; text-align: inherit; font-weight: 600 } th button::after { content: " ↕"; color: var(--soft) }
 th[aria-sort=ascending] button::after { content: " ↑" } th[aria-sort=descending] button::after { content: " ↓" } figure { margin: .8rem 0 }

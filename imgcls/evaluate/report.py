@@ -73,7 +73,7 @@ def _read_run(folder):
     return SimpleNamespace(run=run, settings=run.settings, audit=audit, about=about, preds=preds, main=main, root=_find_root(run, audit, main),
                            history=history, aside=aside, readings=readings)
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #2612f9bf
+# %% ../../nbs/api/57_evaluate.report.ipynb #279f4b6e
 def _say(text, kind=''): return f'<p{f" class={kind}" if kind else ""}>{html_text(text)}</p>\n'
 
 def _count(n, what): return f'{n:,} {what}{"s"*(n != 1)}'
@@ -92,7 +92,9 @@ def _summary(r):
     if cards: yield f'<ul class="cards">{"".join(cards)}</ul>\n'
     if r.main is None: yield _say('This run holds no predictions with known labels, so that nothing can be said about how good it is.', 'note')
     elif not r.preds.keys() & {'test'}:
-        yield _say('There was no test split. The validation images were watched while the classifier was made, so that their figure is a little too good.')
+        yield _say('There was no test split. The validation images were watched while the classifier was made, so that their figure is a little too good.'
+                   if 'valid' in r.preds else
+                   'Which of these images the classifier was trained on is not recorded here. If it was on some, all figures on this page are too good.', 'note')
     if r.readings is not None and len(r.readings) > 1:
         yield _say(f'The test images were read {len(r.readings)} times. Only the first figure was surely not chosen among others.', 'note')
     serious = [o for o in (r.audit or {}).get('issues', []) if o['severity'] == 'error' and o['kind'] != 'unreadable']
@@ -126,12 +128,15 @@ def _training(r):
         said = ', '.join(f'{o.replace("_", " ")} {last[o]:.3f}' for o in r.history.select_dtypes('number') if o not in ('epoch', 'lr', 'seconds', 'time'))
         yield html_chart(interpret.plot_history(r.history), f'Losses and metrics over {len(r.history)} epochs. In the last one: {said}')
         yield html_table(r.history, 'Epoch by epoch')
-    rows = [(part, k, ', '.join(map(str, v)) if isinstance(v, list) else str(v)) for part, o in r.settings.items() if isinstance(o, dict) and part != 'results'
+    def shown(k, v):
+        if k in ('folder', 'out', 'bundle') and isinstance(v, str): return Path(v).name  # where it lies on a machine is nobody's business
+        return ', '.join(map(str, v)) if isinstance(v, list) else str(v)
+    rows = [(part, k, shown(k, v)) for part, o in r.settings.items() if isinstance(o, dict) and part != 'results'
             for k, v in o.items()]
     if 'started' in r.settings: rows.insert(0, ('run', 'started', r.settings['started']))
     yield html_table(pd.DataFrame(rows, columns=['part', 'name', 'value']), 'Settings, and what it ran on')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #b07f9bad
+# %% ../../nbs/api/57_evaluate.report.ipynb #c6225e81
 def _figures(r):
     "All metrics with intervals, for each split"
     for name, preds in r.preds.items():
@@ -147,7 +152,9 @@ def _classes(r):
     "Each class: what was found of it, and what of what was called so is so"
     yield html_chart(curves.plot_per_class(r.main), f'F1 of each of the {len(r.main.vocab)} classes with its interval; the figures are in the table below')
     frame = tables.classification_report(r.main, draws=1000)
-    yield html_table(frame.reset_index(), f'Classes on {r.main.split}', rows=1000)
+    frame = frame.reset_index()
+    frame.insert(1, 'n', frame.pop('n'))
+    yield html_table(frame, f'Classes on {r.main.split}', rows=1000)
 
 def _confusion(r):
     "Which classes are taken for which"
@@ -162,7 +169,7 @@ def _confusion(r):
         part = r.main[(r.main.actual == o.actual) & (r.main.labels == o.predicted)]
         yield f'<h3>{html_text(o.actual)} taken for {html_text(o.predicted)}</h3>\n{_sheet(r, part, np.argsort(-part.losses)[:6])}'
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #0b279e65
+# %% ../../nbs/api/57_evaluate.report.ipynb #ddd4f490
 def _sheet(r, preds, rows):
     "The images of some rows, each with its file, what was predicted and what it is"
     if r.root is None: return html_table(preds[rows].to_frame(), 'Without their pictures, since the photos are not where they were')
@@ -175,15 +182,21 @@ def _sheet(r, preds, rows):
 def _images(r):
     "The worst and the most doubtful"
     if r.main.items is None: raise DataError('the predictions have no names of files, so that no images can be shown')
-    yield '<h3>Worst: wrong, and sure of it</h3>\n' + _sheet(r, r.main, np.argsort(-np.nan_to_num(r.main.losses), kind='stable')[:12])
+    worst = np.argsort(-np.nan_to_num(r.main.losses), kind='stable')
+    worst = worst[~r.main.correct[worst]][:12]
+    yield '<h3>Worst: wrong, the largest losses first</h3>\n' + (_sheet(r, r.main, worst) if len(worst) else _say('No answer is wrong.'))
     gap = np.abs(r.main.probs - 0.5).min(1) if r.main.multi_label else -np.diff(np.sort(r.main.probs, axis=1)[:, -2:][:, ::-1]).ravel()
-    yield '<h3>Most doubtful: two answers nearly equal</h3>\n' + _sheet(r, r.main, np.argsort(gap, kind='stable')[:12])
+    yield '<h3>Most doubtful: the two likeliest answers are nearest to each other</h3>\n' + _sheet(r, r.main, np.argsort(gap, kind='stable')[:12])
 
 def _temperature(r): return (r.about or {}).get('temperature') or calibration.fit_temperature(r.main)
 
 def _calibration(r):
     "Can the probabilities be believed?"
-    t = _temperature(r)
+    try: t = _temperature(r)
+    except DataError as e:
+        if r.main.multi_label or r.main.targets is None: raise
+        yield html_chart(calibration.plot_reliability(r.main), 'How often the classifier is right against how sure it says it is')
+        return (yield _say(f'The probabilities are as they are: {e}'))
     scaled = calibration.apply_temperature(r.main, t)
     rows = []
     for name, preds in r.preds.items():
@@ -197,15 +210,17 @@ def _calibration(r):
     yield _say(f'The temperature of {t:.3f} was fitted on {r.main.split}, where it therefore looks a little better than it is. '
                f'The classifier had been too {"sure" if t > 1 else "modest"}.')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #a5f73775
+# %% ../../nbs/api/57_evaluate.report.ipynb #f62ceb93
 _WANTED = 0.9, 0.95, 0.97, 0.99
 
 def _refusal(r):
     "When it should not answer, and what that costs"
     saved = (r.about or {}).get('refusal')
-    if saved: yield _say(f'The saved classifier answers "unknown" where its probability is below {saved["threshold"]:.3f}: of its answers, {saved["accuracy"]:g} shall be right.')
+    below = f'answers "unknown" where its probability is below {saved["threshold"]:.3f}' if saved and saved['threshold'] else 'answers whatever its probability is'
+    if saved: yield _say(f'The saved classifier {below}: of its answers, {saved["accuracy"]:g} shall be right.')
     elif r.about: yield _say('The saved classifier always answers: no threshold was saved with it.')
-    t = _temperature(r)
+    try: t = _temperature(r)
+    except DataError: t = 1.  # nothing to fit it to; what it can't be applied to says so below
     main = calibration.apply_temperature(r.main, t)
     found = [refusal.refusal_threshold(main, accuracy=o) for o in sorted({*_WANTED, *([saved['accuracy']] if saved else [])})]
     shown = next(o for o in found if o.accuracy == 0.95)
@@ -230,8 +245,10 @@ def _suspects(r):
     try: method, found = 'cleanlab', clean.label_suspects(r.main, method='cleanlab')
     except MissingExtraError: method, found = 'margin', clean.label_suspects(r.main, method='margin')
     how = 'The method is that of cleanlab' if method == 'cleanlab' else 'The order is by how much likelier than the label another class is; the extra clean brings a better method'
-    yield _say(f'Only the {len(r.main):,} images of {r.main.split} are judged here, since the classifier was not trained on them; '
-               f'of the training images it has learnt the wrong labels too. For those there is imgcls.evaluate.clean.out_of_fold. {how}. '
+    unseen = (f'Only the {len(r.main):,} images of {r.main.split} are judged here, since the classifier was not trained on them; '
+              'of the training images it has learnt the wrong labels too.')
+    mixed = f'The {len(r.main):,} images of {r.main.split} are judged here. Of those that the classifier was trained on it has learnt the wrong labels too.'
+    yield _say(f'{unseen if r.main.split in ("valid", "test") else mixed} For training images there is imgcls.evaluate.clean.out_of_fold. {how}. '
                'A suspect is a label to look at: some of them are right, and the classifier is wrong.')
     if not len(found): yield _say('No label is suspicious.')
     if not len(found) or r.main.items is None: return
