@@ -188,3 +188,13 @@ def test_all_answers_right(tmp_path):
     Predictions(probs, ['cat', 'dog'], targets=right, items=[f'{i}.jpg' for i in range(60)], split='valid').save(run.path/'predictions/valid.csv')
     text = write_report(run.path).read_text()
     assert 'could not be made' not in text and 'The probabilities are as they are' in text and 'Answer always' in text and 'No answer is wrong' in text
+
+
+def test_a_classifier_that_refuses_what_is_foreign(tmp_path):
+    "It isn't said to answer always"
+    run = make_run(tmp_path, 40, ['cat', 'dog'])
+    about = json.loads((run.bundle/'classifier.json').read_text())
+    assert 'always answers' in write_report(run.path).read_text()
+    (run.bundle/'classifier.json').write_text(json.dumps(about | dict(foreign=dict(score='energy', threshold=-1., keep=0.99, n=300))))
+    text = write_report(run.path).read_text()
+    assert 'always answers' not in text and 'to photos unlike those it learned from' in text

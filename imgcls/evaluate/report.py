@@ -210,7 +210,7 @@ def _calibration(r):
     yield _say(f'The temperature of {t:.3f} was fitted on {r.main.split}, where it therefore looks a little better than it is. '
                f'The classifier had been too {"sure" if t > 1 else "modest"}.')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #f62ceb93
+# %% ../../nbs/api/57_evaluate.report.ipynb #008203cc
 _WANTED = 0.9, 0.95, 0.97, 0.99
 
 def _refusal(r):
@@ -218,7 +218,8 @@ def _refusal(r):
     saved = (r.about or {}).get('refusal')
     below = f'answers "unknown" where its probability is below {saved["threshold"]:.3f}' if saved and saved['threshold'] else 'answers whatever its probability is'
     if saved: yield _say(f'The saved classifier {below}: of its answers, {saved["accuracy"]:g} shall be right.')
-    elif r.about: yield _say('The saved classifier always answers: no threshold was saved with it.')
+    elif r.about and 'foreign' not in r.about: yield _say('The saved classifier always answers: no threshold was saved with it.')
+    if 'foreign' in (r.about or {}): yield _say('The saved classifier answers "unknown" to photos unlike those it learned from, too; what follows leaves that out.')
     try: t = _temperature(r)
     except DataError: t = 1.  # nothing to fit it to; what it can't be applied to says so below
     main = calibration.apply_temperature(r.main, t)
@@ -228,7 +229,7 @@ def _refusal(r):
     yield html_chart(refusal.plot_risk_coverage(main, refusal=shown), f'Share of wrong answers over the share of images that is answered, on {r.main.split}. {shown.sentence}')
     rows = [(f'{o.accuracy:g}', o.threshold, *((c.value, c.low, c.high) if o.threshold is not None else [None]*3), pd.NA if o.needed is None else o.needed)
             for o in found for c in [o.coverage]]
-    frame = pd.DataFrame(rows, columns=['wanted accuracy', 'threshold', 'answered', 'low', 'high', 'images needed to show it']).astype({'images needed to show it': 'Int64'})
+    frame = pd.DataFrame(rows, columns=['wanted accuracy', 'threshold', 'answered', 'low', 'high', 'images needed at least']).astype({'images needed at least': 'Int64'})
     yield html_table(frame, f'Thresholds chosen on {r.main.split}, at a confidence of 95 %; where there is none, these images do not show the accuracy')
     for name, preds in r.preds.items():
         if preds is r.main or preds.targets is None: continue
