@@ -53,11 +53,13 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'Refusal', 'refusal_threshold', 'risk_coverage', 'describe_slices', 'plot_learning_curve', 'plot_per_class',
            'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices', 'slices', 'html_chart',
            'html_images', 'html_page', 'html_table', 'html_text', 'model_card', 'thumbnail', 'BundleError',
-           'Classifier', 'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict',
-           'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps', 'plot_filters',
-           'sanity_check', 'write_report', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs']
+           'read_bundle', 'read_config', 'Classifier', 'load_bundle', 'export_bundle', 'export_settings',
+           'ExportReport', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'feature_maps',
+           'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps', 'plot_filters', 'sanity_check',
+           'write_report', 'PAGE_POLICY', 'upload_page', 'create_app', 'running', 'serve', 'UploadLimits', 'Study',
+           'compare', 'Comparison', 'paired_difference', 'plot_runs']
 
-# %% ../nbs/api/99_all.ipynb #6704bcfa
+# %% ../nbs/api/99_all.ipynb #4f24a8cd
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra,
@@ -118,12 +120,16 @@ from .evaluate.refusal import (answered, decision_settings, energy_score, Featur
     refusal_threshold, risk_coverage)
 from .evaluate.curves import (describe_slices, plot_learning_curve, plot_per_class, plot_precision_recall, plot_roc, plot_slice_images, plot_slices, slices)
 from .evaluate.page import html_chart, html_images, html_page, html_table, html_text, model_card, thumbnail
-from .deploy.predictor import BundleError, Classifier, load_bundle
+from .deploy.schema import BundleError, read_bundle, read_config
+from .deploy.predictor import Classifier, load_bundle
+from .deploy.export import export_bundle, export_settings, ExportReport
 from .deploy.bundle import save_bundle
 from .deploy.imagenet import imagenet_classifier, imagenet_names, imagenet_predict
 from .evaluate.layers import feature_maps, filter_gradients, layer_filters, map_layers, plot_feature_maps, plot_filters
 from .evaluate.sanity import sanity_check
 from .evaluate.report import write_report
+from .deploy.page import PAGE_POLICY, upload_page
+from .deploy.app import create_app, running, serve, UploadLimits
 from .study import Study
 from .comparison import compare, Comparison, paired_difference, plot_runs
 
@@ -166,7 +172,8 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'ClassificationReport', 'compare_predictions', 'PairedComparison', 'answered', 'decision_settings', 'energy_score', 'FeatureDistance',
          'Foreign', 'foreign_auroc', 'foreign_threshold', 'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage',
          'describe_slices', 'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices',
-         'slices', 'html_chart', 'html_images', 'html_page', 'html_table', 'html_text', 'model_card', 'thumbnail', 'BundleError', 'Classifier',
-         'load_bundle', 'save_bundle', 'imagenet_classifier', 'imagenet_names', 'imagenet_predict', 'feature_maps', 'filter_gradients',
-         'layer_filters', 'map_layers', 'plot_feature_maps', 'plot_filters', 'sanity_check', 'write_report', 'Study', 'compare', 'Comparison',
-         'paired_difference', 'plot_runs']
+         'slices', 'html_chart', 'html_images', 'html_page', 'html_table', 'html_text', 'model_card', 'thumbnail', 'BundleError', 'read_bundle',
+         'read_config', 'Classifier', 'load_bundle', 'export_bundle', 'export_settings', 'ExportReport', 'save_bundle', 'imagenet_classifier',
+         'imagenet_names', 'imagenet_predict', 'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps',
+         'plot_filters', 'sanity_check', 'write_report', 'PAGE_POLICY', 'upload_page', 'create_app', 'running', 'serve', 'UploadLimits', 'Study',
+         'compare', 'Comparison', 'paired_difference', 'plot_runs']

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['predict', 'evaluate', 'demo', 'notebooks', 'version', 'main']
 
-# %% ../nbs/api/90_cli.ipynb #9d1f1a3b
+# %% ../nbs/api/90_cli.ipynb #c2c56ca5
 import contextlib, inspect, logging, os, sys, traceback, warnings
 from json import dumps
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from .commands.base import Compute, Count, command, free_folder, read_table
-from .commands.report import app
+from .commands.serve import app
 from .commands.train import say_files, train, train_run
 from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 

@@ -17,7 +17,8 @@ from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.deploy import bundle as module
 from imgcls.deploy.bundle import save_bundle
-from imgcls.deploy.predictor import BundleError, load_bundle
+from imgcls.deploy.predictor import load_bundle
+from imgcls.deploy.schema import BundleError
 from imgcls.evaluate.calibration import apply_temperature
 from imgcls.evaluate.metrics import accuracy_estimate
 from imgcls.evaluate.refusal import Foreign, Refusal

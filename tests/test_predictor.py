@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
 from imgcls.core import DataError
-from imgcls.deploy.predictor import BundleError, Classifier, _map_ahead, load_bundle
+from imgcls.deploy.predictor import Classifier, _map_ahead, load_bundle
+from imgcls.deploy.schema import BundleError
 from imgcls.models.pretrained import image_model
 
 root = Path(__file__).resolve().parent.parent

@@ -212,7 +212,8 @@ def test_bundles_of_such_heads_and_of_before(tmp_path, options):
     from PIL import Image
     from imgcls.data.loaders import image_loaders
     from imgcls.deploy.bundle import save_bundle
-    from imgcls.deploy.predictor import BundleError, load_bundle
+    from imgcls.deploy.predictor import load_bundle
+    from imgcls.deploy.schema import BundleError
     from imgcls.train.learner import image_learner, predict
     for name in ('cat', 'dog'):
         (tmp_path/'photos'/name).mkdir(parents=True)
