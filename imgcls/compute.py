@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Compute', 'bf16_reason', 'tune_allocator', 'choose_compute', 'apply_compute', 'run_as', 'fold_batch_norm',
-           'for_inference', 'compute_report']
+           'fuse_activations', 'for_inference', 'compute_report']
 
-# %% ../nbs/api/03_compute.ipynb #89d4bb8d
-import ctypes, logging, os, platform
+# %% ../nbs/api/03_compute.ipynb #0cab5384
+import ctypes, logging, math, os, platform
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .core import check_option
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/03_compute.ipynb #ec2373ea
+# %% ../nbs/api/03_compute.ipynb #79473690
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     "How a model runs: made by `choose_compute`, applied by `apply_compute` and `run_as`."
@@ -30,7 +31,7 @@ class Compute:
     dtype: torch.dtype = torch.float32 # Format of the arithmetic in the forward pass; weights stay float32
     channels_last: bool = False # Keep the channels of a pixel side by side in memory?
     allocator: bool = False # Let the process keep freed memory (Linux with glibc only)?
-    fold: bool = False # Put batch normalization into the convolutions where nothing is trained (see `fold_batch_norm`)?
+    fold: bool = False # Put batch normalization and activations into the convolutions where nothing is trained (see `for_inference`)?
     reasons: tuple = field(default=(), compare=False) # Why, one sentence a choice
 
     def __repr__(self):
@@ -153,16 +154,16 @@ def run_as(
         for hook in hooks: hook.remove()
         while opened: opened.pop().__exit__(None, None, None)  # an interrupt in the middle of a forward pass
 
-# %% ../nbs/api/03_compute.ipynb #87719262
+# %% ../nbs/api/03_compute.ipynb #06cbf4ad
 class _Wiring(TorchDispatchMode):
     "Notes what each convolution gives, and what uses it; all tensors stay alive, so that each has a place of its own in memory"
     def __init__(self):
         super().__init__()
-        self.given, self.uses, self.norms, self._alive = {}, Counter(), [], []
+        self.given, self.uses, self.first, self.norms, self._alive = {}, Counter(), {}, [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **(kwargs or {})), str(func)
-        _map_tensors(lambda o: self.uses.update([o.data_ptr()]), [*args, *(kwargs or {}).values()])
+        _map_tensors(lambda o: (self.uses.update([o.data_ptr()]), self.first.setdefault(o.data_ptr(), name)), [*args, *(kwargs or {}).values()])
         if 'aten.convolution.' in name: self.given.setdefault(args[1].data_ptr(), []).append(out.data_ptr())
         if 'batch_norm' in name and isinstance(args[3], torch.Tensor): self.norms.append((args[0].data_ptr(), args[3].data_ptr()))
         self._alive.append((out, args))
@@ -185,6 +186,10 @@ def _fold(conv, norm):
     conv.weight, conv.bias = (nn.Parameter(o, requires_grad=conv.weight.requires_grad) for o in (weight, bias.to(weight.dtype)))
 
 
+def _is_plain(module): return not (module._forward_hooks or module._forward_pre_hooks)
+
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def fold_batch_norm(
     model:nn.Module, # Stays as it is
@@ -193,31 +198,99 @@ def fold_batch_norm(
     "Put each batch normalization into the convolution before it, where that convolution feeds nothing else."
     net, wiring = deepcopy(model).eval(), _Wiring()
     with wiring: net(example)
-    def plain(o): return not (o._forward_hooks or o._forward_pre_hooks)
-    convs = {o.weight.data_ptr(): o for o in net.modules() if isinstance(o, nn.modules.conv._ConvNd) and not o.transposed and plain(o)}
+    convs = {o.weight.data_ptr(): o for o in net.modules() if isinstance(o, nn.modules.conv._ConvNd) and not o.transposed and _is_plain(o)}
     sources = {given[0]: convs[weight] for weight, given in wiring.given.items() if weight in convs and len(given) == 1 and wiring.uses[given[0]] == 1}
     fed = {mean: sources[x] for x, mean in wiring.norms if x in sources}
     ran = Counter(mean for _, mean in wiring.norms)
     for parent in list(net.modules()):
         for name, norm in parent.named_children():
             mean = getattr(norm, 'running_mean', None)
-            if mean is None or ran[mean.data_ptr()] != 1 or mean.data_ptr() not in fed or not plain(norm) or (rest := _without_norm(norm)) is None: continue
+            if mean is None or ran[mean.data_ptr()] != 1 or mean.data_ptr() not in fed or not _is_plain(norm) or (rest := _without_norm(norm)) is None: continue
             _fold(fed[mean.data_ptr()], norm)
             setattr(parent, name, rest)
     return net
 
-# %% ../nbs/api/03_compute.ipynb #53b63447
+# %% ../nbs/api/03_compute.ipynb #7f793999
+_FUSED = {nn.ReLU: ('relu', 'relu', []), nn.ReLU6: ('hardtanh', 'hardtanh', [0., 6.]), nn.SiLU: ('silu', 'swish', []), nn.Hardswish: ('hardswish', 'hardswish', [])}
+
+
+class _FusedConv(nn.Conv2d):
+    "A convolution that pads at all sides and applies its activation by itself; where gradients are wanted or the network is traced, one after the other"
+    def forward(self, x):
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != 'cpu': return self.fused_act(self.kind.forward(self, x))
+        if torch.is_autocast_enabled('cpu'): x = x.to(torch.get_autocast_dtype('cpu'))
+        ready, key = getattr(self, 'ready', None), (x.shape[2:], x.dtype)
+        if ready is None or ready[0] != key: ready = self.ready = key, self.arguments(x)
+        return torch.ops.mkldnn._convolution_pointwise(x, *ready[1])
+
+    def arguments(self, x):
+        "What the fused operation takes besides pictures of the size of `x`: its weights are in the order in memory that it works with"
+        weight, pad = self.weight.to(x.dtype), self.padding
+        if self.kind is not nn.Conv2d:
+            sizes = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation)
+            both = [max((math.ceil(n/s) - 1)*s + (k - 1)*d + 1 - n, 0) for n, k, s, d in sizes]
+            pad, weight = [o - o//2 for o in both], F.pad(weight, (both[1] % 2, 0, both[0] % 2, 0))
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = torch.ops.mkldnn._reorder_convolution_weight(weight, pad, self.stride, self.dilation, self.groups, list(x.shape))
+        _, name, numbers = _FUSED.get(type(self.fused_act), ('', 'none', []))
+        return weight, None if self.bias is None else self.bias.to(x.dtype), list(pad), self.stride, self.dilation, self.groups, name, numbers, None
+
+    def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k != 'ready'}  # which can't be copied
+
+
+def _is_fusable(o):
+    known = type(o) is nn.Conv2d and not isinstance(o.padding, str) or type(o).__name__ == 'Conv2dSame'
+    return known and o.padding_mode == 'zeros' and o.weight.dtype == torch.float32 and _is_plain(o)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def fuse_activations(
+    model:nn.Module, # Stays as it is; on the CPU
+    example:torch.Tensor, # Something that it takes, such as one picture (1, 3, height, width)
+)->nn.Module: # A copy in evaluation mode with the same weights, which gives the same, up to rounding
+    "Let convolutions apply the activation that comes right after them, where it is that of a module, and pad without copying."
+    net, wiring, entered = deepcopy(model, {id(o): o for o in (*model.parameters(), *model.buffers())}).eval(), _Wiring(), {}
+    acts = [(parent, name, o) for parent in net.modules() for name, o in parent.named_children() if type(o) in _FUSED and _is_plain(o)]
+    def note(module, args): entered.setdefault(module, []).append(args[0].data_ptr())
+    hooks = [o.register_forward_pre_hook(note) for o in {id(o): o for *_, o in acts}.values()]
+    with wiring: net(example)
+    for hook in hooks: hook.remove()
+    convs = {o.weight.data_ptr(): o for o in net.modules() if isinstance(o, nn.Conv2d) and _is_fusable(o)}
+    sources = {given[0]: convs[weight] for weight, given in wiring.given.items() if weight in convs and len(given) == 1}
+    for conv in convs.values(): conv.kind, conv.__class__, conv.fused_act = type(conv), _FusedConv, nn.Identity()
+    for parent, name, act in acts:
+        at = entered.get(act, [])
+        if len(at) != 1 or at[0] not in sources or _FUSED[type(act)][0] not in wiring.first[at[0]] or not (act.inplace or wiring.uses[at[0]] == 1): continue
+        sources[at[0]].fused_act = act
+        setattr(parent, name, nn.Identity())
+    return net
+
+# %% ../nbs/api/03_compute.ipynb #3cac8e6c
+def _fuse_checked(net, example):
+    "The network with fused activations, if they are there and give the same; otherwise as it is"
+    if example.device.type != 'cpu' or example.ndim != 4: return net
+    try:
+        fused, x = fuse_activations(net, example), torch.linspace(0, 1, example.numel()).view_as(example)
+        with torch.inference_mode(): want, got = net(x), fused(x)
+        if torch.allclose(want, got, rtol=1e-3, atol=1e-4 * want.abs().max().item()): return fused
+        _log.info('the activations stay as they are: fused, the answers differ by up to %.2g', (want - got).abs().max())
+    except (RuntimeError, TypeError, AttributeError) as e: _log.info('the activations stay as they are: %s', e)
+    return net
+
+
 def for_inference(
     model:nn.Module, # Stays as it is
     compute:Compute, # From `choose_compute`
     example:torch.Tensor, # Something that the model takes, on the device of `compute`
-)->nn.Module: # A copy with its batch normalization folded; or the model itself, if `compute` doesn't ask for it or it can't be copied
+)->nn.Module: # A copy with its batch normalization folded and its activations fused; or the model itself, if `compute` doesn't ask for it or it can't be copied
     "Give what to run in the place of a model that isn't being trained."
     if not compute.fold: return model
-    try: return fold_batch_norm(model, example)
+    try: net = fold_batch_norm(model, example)
     except (RuntimeError, TypeError) as e:
         _log.info('the batch normalization stays as it is: %s', e)
         return model
+    return _fuse_checked(net, example)
 
 # %% ../nbs/api/03_compute.ipynb #12ca188b
 def compute_report(

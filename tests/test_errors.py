@@ -561,7 +561,7 @@ rows = {
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
-silent = {'PAGE_POLICY', 'running', 'ExportReport', 'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
+silent = {'EvalBatches', 'fuse_activations', 'map_ahead', 'PAGE_POLICY', 'running', 'ExportReport', 'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',

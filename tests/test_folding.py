@@ -1,8 +1,10 @@
 "Batch normalization in the weights of convolutions: the same answers, for any network, and never where it would be wrong"
+import copy
+
 import pytest, timm, torch, torchvision
 from torch import nn
 
-from imgcls.compute import choose_compute, fold_batch_norm, run_as
+from imgcls.compute import choose_compute, fold_batch_norm, for_inference, fuse_activations, run_as
 from imgcls.models.pretrained import image_model
 
 
@@ -93,3 +95,90 @@ def test_in_sixteen_bits():
         with run_as(folded, choose_compute('bf16', device='cpu')): got = folded(x)
     apart = want.topk(2).values.diff().abs()[:, 0] > 0.1 * want.abs().max()
     assert apart.sum() > 5 and torch.equal(want.argmax(1)[apart], got.argmax(1)[apart])
+
+
+def fused(model): return sum(type(o).__name__ == '_FusedConv' and not isinstance(o.fused_act, nn.Identity) for o in model.modules())
+
+
+@pytest.mark.parametrize('make, n', [(torchvision.models.resnet18, 1), (torchvision.models.mobilenet_v3_small, 32), (torchvision.models.squeezenet1_0, 26), (torchvision.models.convnext_tiny, 0),
+                                     ('tf_efficientnet_b0', 49), ('repvgg_a0', 0), ('embedded', 33)])
+@pytest.mark.parametrize('size', [64, 75])
+def test_fused_networks(make, n, size):
+    x = torch.rand(4, 3, size, size)
+    model = image_model('efficientnet_lite0', 5) if make == 'embedded' else timm.create_model(make) if isinstance(make, str) else make(weights=None)
+    model = model.eval().requires_grad_(False)
+    net = fuse_activations(model, x[:1])
+    assert fused(fuse_activations(fold_batch_norm(model, x[:1]), x[:1])) == n
+    for layout in (torch.channels_last, torch.contiguous_format):
+        for some in (x, x[:1], torch.rand(2, 3, size + 14, size + 7)):  # of other numbers and sizes than the example
+            some = some.contiguous(memory_format=layout)
+            with torch.inference_mode(): want, got = model(some), net(some)
+            assert (want - got).abs().max() <= 1e-4 * want.abs().max()
+
+
+class Active(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.conv, self.act = how, nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace='in place' in how)
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.how == 'also added': return self.act(y) + y
+        if self.how == 'act twice': return self.act(self.act(y) - 1)
+        if self.how == 'conv twice': return self.act(self.conv(y))
+        if self.how == 'before, in place': z = y.sum(); return self.act(y) + z
+        if self.how == 'view, in place': z = y[:1]; return self.act(y) + z
+        if self.how == 'after, in place': return self.act(y) + y.sum()
+        if self.how == 'unused': return y
+        return self.act(y)
+
+
+@pytest.mark.parametrize('how, n', [('alone', 1), ('in place', 1), ('after, in place', 1), ('also added', 0), ('act twice', 0), ('conv twice', 0), ('before, in place', 0), ('view, in place', 0), ('unused', 0)])
+def test_fused_only_where_it_is_right(how, n):
+    torch.manual_seed(0)
+    model, x = Active(how).eval(), torch.randn(2, 3, 8, 8)
+    net = fuse_activations(model, x[:1])
+    with torch.inference_mode(): want, got = model(x), net(x)
+    assert fused(net) == n and torch.allclose(want, got, atol=1e-5)
+    assert type(model.conv) is nn.Conv2d and type(model.act) is nn.ReLU and net.conv.weight is model.conv.weight
+
+
+@pytest.mark.parametrize('options', [dict(padding='same'), dict(padding=1, padding_mode='reflect')])
+def test_other_paddings_stay(options):
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, **options), nn.ReLU()), torch.randn(2, 3, 8, 8)
+    assert type(fuse_activations(model, x)[0]) is nn.Conv2d
+
+
+def test_gradients_flow_through_fused_convolutions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.SiLU(), nn.Conv2d(4, 2, 3)).eval()
+    net, x = fuse_activations(model, torch.rand(1, 3, 16, 16)), torch.rand(2, 3, 16, 16, requires_grad=True)
+    with torch.inference_mode(): net(x.detach())
+    want, got = (torch.autograd.grad(o(x).square().sum(), x)[0] for o in (model, net))
+    assert torch.equal(want, got)
+    again = copy.deepcopy(net)  # after it ran, too
+    with torch.inference_mode(): assert torch.equal(again(x), net(x))
+
+
+def test_fused_in_sixteen_bits():
+    x = torch.rand(8, 3, 64, 64)
+    model = image_model('efficientnet_lite0', 5).eval()
+    net, chosen = fuse_activations(fold_batch_norm(model, x[:1]), x[:1]), choose_compute('bf16', device='cpu')
+    seen = []
+    next(o for o in net.modules() if type(o).__name__ == '_FusedConv').register_forward_hook(lambda m, i, out: seen.append(out.dtype))
+    with torch.inference_mode():
+        with run_as(net, chosen): got = net(x)
+        want = model(x)
+    assert seen == [torch.bfloat16] and (want - got).abs().max() <= 0.1 * want.abs().max()
+
+
+def test_without_the_fused_operation(monkeypatch, caplog):
+    "On a PyTorch that has it not, or where it answers otherwise, the folded network runs"
+    caplog.set_level('INFO', 'imgcls')
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.rand(2, 3, 8, 8)
+    chosen = choose_compute('auto', device='cpu')
+    for wrong in (lambda *_: (_ for _ in ()).throw(AttributeError('no such operation')), lambda x, *_: torch.ones(len(x), 4, 6, 6)):
+        monkeypatch.setattr(torch.ops.mkldnn, '_convolution_pointwise', wrong, raising=False)
+        assert torch.equal(for_inference(model, chosen, x)(x), model(x))
+        assert 'the activations stay as they are' in caplog.text
+        caplog.clear()

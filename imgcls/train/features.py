@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'extract_features', 'fit_features', 'check_network', 'predict_features', 'why_not_cached',
            'frozen_features', 'on_features']
 
-# %% ../../nbs/api/34_train.features.ipynb #cb6748b1
+# %% ../../nbs/api/34_train.features.ipynb #754d6a7f
 import hashlib, inspect, logging, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ from ..models.pretrained import image_model
 from ..predictions import Predictions
 from .callbacks import BnEval
 from .surgery import GradualUnfreezing
-from .trace import keep_random
+from .trace import EvalBatches, keep_random
 from .vectors import Features, FeatureWriter, estimator_probs
 
 _log = logging.getLogger('imgcls')
@@ -136,7 +136,7 @@ def _plan(table, splits, augment_views, plain_view):
     parts = [(rows if plain_view else rows[~train], 0), *((rows[train], i) for i in range(1, augment_views + first))]
     return pd.concat([o for o, _ in parts]), np.concatenate([np.full(len(o), i) for o, i in parts])
 
-# %% ../../nbs/api/34_train.features.ipynb #b4102e42
+# %% ../../nbs/api/34_train.features.ipynb #5be9b832
 def _find_loaders(source, settings):
     if not isinstance(source, DataLoaders): return image_loaders(source, **settings)
     if not hasattr(source, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
@@ -157,12 +157,11 @@ def _describe(pictures, net, dls, settings):
                 photos=_hash(rows[columns].itertuples(index=False, name=None)), pictures=''.join(how.values()), versions=versions)
 
 
-def _fill(writer, make, run):
-    "Add batch after batch: first those of the photos as they are, then those of the other views; `make` gives the loader of some rows"
-    started, first, views = time.perf_counter(), writer.done, writer.about.views
-    plain = int((views == 0).sum())
-    loaders = [make(slice(max(a, first), b)) for a, b in ((0, plain), (plain, len(views))) if b > max(a, first)]
-    for x, pictures in progress(((x, dl.dataset) for dl in loaders for x in dl), total=sum(map(len, loaders)), label='features'):
+def _fill(writer, make, pictures, run):
+    "Add batch after batch: first those of the photos as they are, then those of the other views; `make` gives the batches of some rows"
+    started, first, n, plain = time.perf_counter(), writer.done, len(writer.about.views), int((writer.about.views == 0).sum())
+    loaders = [make(slice(max(a, first), b)) for a, b in ((0, plain), (plain, n)) if b > max(a, first)]
+    for x in progress((x for dl in loaders for x in dl), total=sum(map(len, loaders)), label='features'):
         row = writer.done - plain  # counted from the first view that is varied
         writer.add(run(pictures.varied(x, row, row < 0))[0].cpu().numpy())
     _log.info('features: %d rows, %.1f a second', writer.done - first, (writer.done - first) / max(time.perf_counter() - started, 1e-9))
@@ -180,7 +179,7 @@ def extract_features(
     dtype:str='float32', # 'float32' or 'float16'
     splits:str|tuple|None=None, # Some of 'train', 'valid', 'test'; None takes all
     bs:int=64, # Pictures in a batch
-    num_workers:int|None=None, # Processes that decode; None takes as many as the loaders
+    num_workers:int|None=None, # Processes, or threads, that decode; None takes as many as the loaders
     seed:int=42, # For the augmented views; and for the loaders, where a table or folder is given
     compute:str|Compute|None=None, # 'auto', 'fp32', 'bf16' or a `Compute`; None takes that of the learner, or 'auto'
     **kwargs
@@ -202,8 +201,10 @@ def extract_features(
                          views=views, root=table_root(dls.table), provenance=provenance)
         writer = FeatureWriter(empty, example.shape[1], path=path, dtype=dtype)
         workers = dls.train.fake_l.num_workers if num_workers is None else num_workers
-        def make(o): return ImageDL(_Views(dls, rows[o], views[o], seed), bs=bs, num_workers=workers, device=chosen.device)
-        if writer.done < len(rows): _fill(writer, make, run)
+        def make(o):
+            if not views[o].any() and EvalBatches.serves(dls): return EvalBatches(dls, rows[o], bs=bs, threads=max(workers, 1), device=chosen.device)
+            return ImageDL(_Views(dls, rows[o], views[o], seed), bs=bs, num_workers=workers, device=chosen.device)
+        if writer.done < len(rows): _fill(writer, make, _Views(dls, rows, views, seed), run)
     return writer.finish()
 
 # %% ../../nbs/api/34_train.features.ipynb #34d99f6d
