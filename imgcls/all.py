@@ -46,21 +46,21 @@ __all__ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_fol
            'metric_interval', 'METRICS', 'metrics_table', 'wilson_interval', 'confusion_matrix', 'confusion_table',
            'most_confused', 'plot_confused_pairs', 'plot_confusion', 'plot_history', 'plot_images', 'plot_top_losses',
            'grad_cam', 'HeatMaps', 'occlusion', 'plot_maps', 'plus_weights', 'apply_decisions', 'label_suspects',
-           'LabelReview', 'out_of_fold', 'plot_suspects', 'read_decisions', 'review', 'write_decisions',
-           'apply_temperature', 'calibration_error', 'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou',
-           'plot_boxes', 'classification_report', 'ClassificationReport', 'compare_predictions', 'PairedComparison',
-           'answered', 'decision_settings', 'energy_score', 'FeatureDistance', 'Foreign', 'foreign_auroc',
-           'foreign_threshold', 'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage',
-           'describe_slices', 'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc',
-           'plot_slice_images', 'plot_slices', 'slices', 'html_chart', 'html_images', 'html_page', 'html_table',
-           'html_text', 'model_card', 'thumbnail', 'BundleError', 'read_bundle', 'read_config', 'Classifier',
-           'load_bundle', 'export_bundle', 'export_settings', 'ExportReport', 'save_bundle', 'imagenet_classifier',
-           'imagenet_names', 'imagenet_predict', 'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers',
-           'plot_feature_maps', 'plot_filters', 'sanity_check', 'write_report', 'PAGE_POLICY', 'upload_page',
-           'create_app', 'running', 'serve', 'UploadLimits', 'Study', 'compare', 'Comparison', 'paired_difference',
-           'plot_runs']
+           'out_of_fold', 'plot_suspects', 'read_decisions', 'write_decisions', 'apply_temperature',
+           'calibration_error', 'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou', 'plot_boxes',
+           'classification_report', 'ClassificationReport', 'compare_predictions', 'PairedComparison', 'answered',
+           'decision_settings', 'energy_score', 'FeatureDistance', 'Foreign', 'foreign_auroc', 'foreign_threshold',
+           'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage', 'describe_slices',
+           'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc', 'plot_slice_images',
+           'plot_slices', 'slices', 'html_chart', 'html_images', 'html_page', 'html_table', 'html_text', 'model_card',
+           'thumbnail', 'BundleError', 'read_bundle', 'read_config', 'Classifier', 'load_bundle', 'export_bundle',
+           'export_settings', 'ExportReport', 'save_bundle', 'imagenet_classifier', 'imagenet_names',
+           'imagenet_predict', 'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps',
+           'plot_filters', 'sanity_check', 'write_report', 'PAGE_POLICY', 'upload_page', 'create_app', 'running',
+           'serve', 'UploadLimits', 'Study', 'compare', 'Comparison', 'paired_difference', 'plot_runs', 'LabelReview',
+           'review']
 
-# %% ../nbs/api/99_all.ipynb #0960409e
+# %% ../nbs/api/99_all.ipynb #d49bf11a
 from pathlib import Path
 
 from .core import (atomic_file, atomic_folder, available_cores, cache_folder, check_option, DataError, figure, ImgclsError, import_extra, map_ahead,
@@ -114,7 +114,7 @@ from .train.heads import check_estimator, is_head, to_head
 from .evaluate.metrics import (accuracy_estimate, bootstrap_means, bootstrap_metric, Estimate, estimate, metric_interval, METRICS, metrics_table, wilson_interval)
 from .evaluate.interpret import (confusion_matrix, confusion_table, most_confused, plot_confused_pairs, plot_confusion, plot_history, plot_images, plot_top_losses)
 from .evaluate.explain import grad_cam, HeatMaps, occlusion, plot_maps, plus_weights
-from .evaluate.clean import apply_decisions, label_suspects, LabelReview, out_of_fold, plot_suspects, read_decisions, review, write_decisions
+from .evaluate.clean import apply_decisions, label_suspects, out_of_fold, plot_suspects, read_decisions, write_decisions
 from .evaluate.calibration import apply_temperature, calibration_error, fit_temperature, plot_reliability, reliability
 from .evaluate.boxes import mean_iou, plot_boxes
 from .evaluate.tables import classification_report, ClassificationReport, compare_predictions, PairedComparison
@@ -134,6 +134,7 @@ from .deploy.page import PAGE_POLICY, upload_page
 from .deploy.app import create_app, running, serve, UploadLimits
 from .study import Study
 from .comparison import compare, Comparison, paired_difference, plot_runs
+from .evaluate.review import LabelReview, review
 
 _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folder', 'check_option', 'DataError', 'figure', 'ImgclsError',
          'import_extra', 'map_ahead', 'MissingExtraError', 'package_versions', 'progress', 'read_frame', 'read_json', 'shorten', 'write_frame',
@@ -169,13 +170,13 @@ _all_ = ['Path', 'atomic_file', 'atomic_folder', 'available_cores', 'cache_folde
          'is_head', 'to_head', 'accuracy_estimate', 'bootstrap_means', 'bootstrap_metric', 'Estimate', 'estimate', 'metric_interval', 'METRICS',
          'metrics_table', 'wilson_interval', 'confusion_matrix', 'confusion_table', 'most_confused', 'plot_confused_pairs', 'plot_confusion',
          'plot_history', 'plot_images', 'plot_top_losses', 'grad_cam', 'HeatMaps', 'occlusion', 'plot_maps', 'plus_weights', 'apply_decisions',
-         'label_suspects', 'LabelReview', 'out_of_fold', 'plot_suspects', 'read_decisions', 'review', 'write_decisions', 'apply_temperature',
-         'calibration_error', 'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou', 'plot_boxes', 'classification_report',
-         'ClassificationReport', 'compare_predictions', 'PairedComparison', 'answered', 'decision_settings', 'energy_score', 'FeatureDistance',
-         'Foreign', 'foreign_auroc', 'foreign_threshold', 'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage',
-         'describe_slices', 'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices',
-         'slices', 'html_chart', 'html_images', 'html_page', 'html_table', 'html_text', 'model_card', 'thumbnail', 'BundleError', 'read_bundle',
+         'label_suspects', 'out_of_fold', 'plot_suspects', 'read_decisions', 'write_decisions', 'apply_temperature', 'calibration_error',
+         'fit_temperature', 'plot_reliability', 'reliability', 'mean_iou', 'plot_boxes', 'classification_report', 'ClassificationReport',
+         'compare_predictions', 'PairedComparison', 'answered', 'decision_settings', 'energy_score', 'FeatureDistance', 'Foreign',
+         'foreign_auroc', 'foreign_threshold', 'plot_risk_coverage', 'Refusal', 'refusal_threshold', 'risk_coverage', 'describe_slices',
+         'plot_learning_curve', 'plot_per_class', 'plot_precision_recall', 'plot_roc', 'plot_slice_images', 'plot_slices', 'slices',
+         'html_chart', 'html_images', 'html_page', 'html_table', 'html_text', 'model_card', 'thumbnail', 'BundleError', 'read_bundle',
          'read_config', 'Classifier', 'load_bundle', 'export_bundle', 'export_settings', 'ExportReport', 'save_bundle', 'imagenet_classifier',
          'imagenet_names', 'imagenet_predict', 'feature_maps', 'filter_gradients', 'layer_filters', 'map_layers', 'plot_feature_maps',
          'plot_filters', 'sanity_check', 'write_report', 'PAGE_POLICY', 'upload_page', 'create_app', 'running', 'serve', 'UploadLimits', 'Study',
-         'compare', 'Comparison', 'paired_difference', 'plot_runs']
+         'compare', 'Comparison', 'paired_difference', 'plot_runs', 'LabelReview', 'review']

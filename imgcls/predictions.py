@@ -19,7 +19,7 @@ from .core import DataError, atomic_file, check_option, read_frame, shorten, wri
 # %% auto #0
 __all__ = ['Predictions', 'read_predictions', 'align_predictions', 'concat_predictions']
 
-# %% ../nbs/api/01_predictions.ipynb #3aac1959
+# %% ../nbs/api/01_predictions.ipynb #9968443a
 def _to_array(name, values, dtype=None):
     try: return np.asarray(values, dtype=dtype)
     except (TypeError, ValueError, RuntimeError) as e:
@@ -33,8 +33,7 @@ def _check_probs(probs, where, apart):
     bad = ~np.isfinite(probs).all(1)
     if bad.any(): raise DataError(f'`probs` of {where(bad)} are not finite numbers. Look at the images and at the loss: the training may have gone wrong.')
     hint = '' if apart else ' Pass probabilities (after softmax), not logits; for several labels an image, set multi_label=True.'
-    bad = ((probs < -1e-3) | (probs > 1.001)).any(1)
-    if bad.any(): raise DataError(f'`probs` must lie between 0 and 1, but not those of {where(bad)}.{hint}')
+    if (bad := ((probs < -1e-3) | (probs > 1.001)).any(1)).any(): raise DataError(f'`probs` must lie between 0 and 1, but not those of {where(bad)}.{hint}')
     bad = np.abs(probs.sum(1) - 1) > 1e-3
     if bad.any() and not apart: raise DataError(f'`probs` must sum to 1 in each row, but those of {where(bad)} sum to {probs[bad][0].sum():.4g}.{hint}')
 
@@ -59,7 +58,7 @@ def _log_loss(probs, targets, multi_label, one_vs_all):
     res = -np.log(np.maximum(right, np.finfo(np.float32).tiny))
     return res.mean(1) if multi_label else res.sum(1) if one_vs_all else res
 
-# %% ../nbs/api/01_predictions.ipynb #f2948c0a
+# %% ../nbs/api/01_predictions.ipynb #7e7e9ccc
 @dataclass(repr=False, eq=False)
 class Predictions:
     "What a classifier said about each image, checked, sliceable, and the same whoever said it."
@@ -174,7 +173,7 @@ class Predictions:
         table:pd.DataFrame, # one row per image, with its file in the column `path`, in any order; it may have more images than these
         column:str, # the column whose values make the parts
         *,
-        bins:int=4, # numbers of more than so many values are cut into so many ranges, with about as many images in each
+        bins:int=4, # numbers or times of more than so many values are cut into so many ranges, with about as many images in each
     )->dict: # of value to `Predictions`, in the order of the values; images without a value come last, under None
         "Take these predictions apart by a column of a table, where images are found by their file."
         return _by(self, table, column, bins)
@@ -203,10 +202,9 @@ def _html(preds):
     also = [f'with {o}' for o in ('logits', 'features') if getattr(preds, o) is not None] + ([] if preds.root is None else [f'files in {preds.root}'])
     return f'<p><b>Predictions</b> {escape(_summary(preds))}<br><small>{escape("; ".join([f"classes: {shorten(preds.vocab, 10)}", *also]))}</small></p>{rows}{more}'
 
-# %% ../nbs/api/01_predictions.ipynb #428ef995
+# %% ../nbs/api/01_predictions.ipynb #d376fd8d
 _COLUMNS = dict(probs='p', logits='logit', targets='actual', features='feature')  # how names of columns begin, for each matrix
-_FACTS = ('vocab', 'split', 'root', 'multi_label', 'one_vs_all')
-_TEXTS = ('file', 'actual', 'predicted')
+_FACTS, _TEXTS = ('vocab', 'split', 'root', 'multi_label', 'one_vs_all'), ('file', 'actual', 'predicted')
 
 def _named(field, vocab, shape): return [f'{_COLUMNS[field]}_{o}' for o in (range(math.prod(shape)) if field == 'features' else _plain(vocab))]
 
@@ -281,7 +279,9 @@ def read_predictions(source:str|Path|pd.DataFrame, # one row per image: a table,
     targets = None if label is None else _one_hot(table[label], vocab) if about.get('multi_label') else table[label].astype(str)
     return Predictions(table[columns], vocab, targets=targets, items=table[file], **about)
 
-# %% ../nbs/api/01_predictions.ipynb #10358261
+# %% ../nbs/api/01_predictions.ipynb #cde62402
+def _written(o, digits): return f'{o:.{digits}g}' if isinstance(o, float) else str(o).removesuffix(' 00:00:00')  # numbers, or times
+
 def _by(preds, table, column, bins):
     if preds.items is None: raise DataError('these predictions have no `items`: without the names of the files no row of the table can be found')
     if bins < 1: raise ValueError(f'`bins` must be at least 1, got {bins}')
@@ -290,11 +290,12 @@ def _by(preds, table, column, bins):
     rows = pd.Index(paths).get_indexer(preds.items)
     if (rows < 0).any(): raise DataError(f'the table lacks {(rows < 0).sum():,} of the files: {shorten(preds.items[rows < 0])}')
     values = table[column].iloc[rows].reset_index(drop=True)
+    if values.dtype == object: values = values.map(lambda o: tuple(o) if isinstance(o, list) else o)  # several labels, from a file
     codes, names = pd.factorize(values, sort=True)
-    if len(names) > bins and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        codes = pd.qcut(values := values.astype(float), bins, labels=False, duplicates='drop').fillna(-1).astype(int).to_numpy()
+    if len(names) > bins and values.dtype.kind in 'iufmM':
+        codes = pd.qcut(values := values.astype(float) if values.dtype.kind in 'iuf' else values, bins, labels=False, duplicates='drop').fillna(-1).astype(int).to_numpy()
         ends = [(low, values[codes == i].max()) for i, low in values.groupby(codes).min().items()]
-        named = ([f'{low:.{n}g}' if low == high else f'{low:.{n}g} to {high:.{n}g}' for low, high in ends if low == low] for n in (6, 9, 17))
+        named = ([' to '.join(dict.fromkeys(_written(o, n) for o in pair)) for pair in ends if pair[0] == pair[0]] for n in (6, 9, 17))
         names = next(o for o in named if len(set(o)) == codes.max() + 1)  # as many digits as tell them apart
     parts = {(o.item() if isinstance(o, np.generic) else o): preds[codes == i] for i, o in enumerate(names)}
     return parts | ({None: preds[codes == -1]} if (codes == -1).any() else {})

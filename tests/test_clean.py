@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from imgcls.core import DataError, MissingExtraError
 from imgcls.data.tables import image_table, set_aside
-from imgcls.evaluate.clean import (LabelReview, apply_decisions, label_suspects, out_of_fold, plot_suspects, read_decisions, review, write_decisions)
+from imgcls.evaluate.clean import apply_decisions, label_suspects, out_of_fold, plot_suspects, read_decisions, write_decisions
+from imgcls.evaluate.review import LabelReview, _typed, review
 from imgcls.predictions import Predictions
 from imgcls.train.vectors import Features
 
@@ -130,6 +131,7 @@ def test_what_can_not_be_judged():
     with pytest.raises(DataError, match='only augmented views or none'): out_of_fold(features)
     with pytest.raises(DataError, match='files are there more than once: 0.jpg'): out_of_fold(numbered(9, items=['0.jpg', '0.jpg', *'2345678']))
     with pytest.raises(DataError, match='`groups` names a file more than once'): out_of_fold(numbered(9), groups=pd.Series([1, 2], index=['0.jpg', '0.jpg']))
+    with pytest.raises(DataError, match='among at least two classes, and all 3 photos are labelled `c1`'): out_of_fold(numbered(9)[[1, 4, 7]], folds=2)
     with pytest.raises(DataError, match='class `c2` has only one image'): out_of_fold(numbered(9)[[0, 1, 2, 3, 4, 6, 7]], folds=2)
 
 
@@ -203,7 +205,15 @@ def test_spreadsheets_may_add_a_mark_and_leave_out_columns(tmp_path):
     (tmp_path/'d.csv').write_bytes('\ufefffile,label,decision\r\n1.png,a,keep\r\n'.encode())
     assert read_decisions(tmp_path/'d.csv').values.tolist() == [['1.png', 'a', 'keep', '', '']]
 
-@pytest.mark.parametrize('text, why', [('', 'isn\'t a CSV file of decisions'), ('path,label\n', 'has no column decision, file'), ('file;label;decision\n', 'has no column'),
+@pytest.mark.parametrize('mark', [';', '\t'], ids=['semicolons', 'tabs'])
+def test_spreadsheets_may_write_other_marks(tmp_path, mark):
+    "European Excel puts semicolons between the columns; what is added is written as ever"
+    (tmp_path/'d.csv').write_bytes('\ufefffile;label;decision;new_label;reason\r\n"a,b.png";a;relabel;b;"odd; dark"\r\n'.replace(';', mark).encode())
+    assert read_decisions(tmp_path/'d.csv').values.tolist() == [['a,b.png', 'a', 'relabel', 'b', f'odd{mark} dark']]
+    write_decisions(frame(('2.png', 'a', 'keep', '', '')), tmp_path/'d.csv')
+    assert (tmp_path/'d.csv').read_text() == f'file,label,decision,new_label,reason\n"a,b.png",a,relabel,b,odd{mark} dark\n2.png,a,keep,,\n'
+
+@pytest.mark.parametrize('text, why', [('', 'isn\'t a CSV file of decisions'), ('path,label\n', 'has no column decision, file'), ('path;label\n', 'has no column decision, file'),
     ('file,label,decision\n1.png,a,Keep\n', "got 'Keep'"), ('file,label,decision\n,a,keep\n', 'a decision has no file'), ('file,label,decision\n1,a,relabel\n', "goes with 'relabel'"),
     ('file,label,decision,new_label\n1,a,keep,b\n', "goes with 'relabel'"), ('file,label,decision,new_label\n1,a,relabel,a\n', 'has the label \'a\' already'),
     ('file,label,decision\n1,a,keep\n1,a,keep\n', 'more than one decision about 1')], ids=range(9))
@@ -283,6 +293,31 @@ def test_review_goes_through_and_round(photos, tmp_path):
     assert read_decisions(path).set_index('file').decision.to_dict() == {'1.jpg': 'keep', '2.jpg': 'keep', '3.jpg': 'remove', '4.jpg': 'keep', '0.jpg': 'relabel'}
     assert not any(session.press(o) for o in ('4', '0', '9', '', ' ', 'kr', 'é', '\n'))
 
+def test_undo_takes_back_the_last_in_the_file(photos, tmp_path):
+    path = tmp_path/'d.csv'
+    write_decisions(frame(('elsewhere.jpg', 'a', 'keep', '', '')), path)
+    session = LabelReview(photos, path)
+    assert not session.press('u') and not session.undo()             # nothing of these suspects
+    for key in 'kxb': session.press(key)
+    session.press('r')                                               # 1.jpg anew
+    assert [o.split(',')[0] for o in path.read_text().splitlines()[1:]] == ['elsewhere.jpg', '0.jpg', '1.jpg']
+    assert session.press('U') and (session.done, session.position, session.current.decision) == (1, 1, '')
+    del session
+    session = LabelReview(photos, path)                              # after a restart, too
+    assert session.position == 1 and session.press('u') and (session.done, session.position) == (0, 0) and not session.press('u')
+    assert read_decisions(path).file.tolist() == ['elsewhere.jpg']
+
+def test_last_lines_of_others_stay(photos, tmp_path):
+    "Somebody else decides upon the same suspects meanwhile; undo goes by the file as it is now"
+    session = LabelReview(photos, tmp_path/'d.csv')
+    session.press('k')
+    write_decisions(frame(('3.jpg', 'b', 'remove', '', ''), ('other.jpg', 'b', 'keep', '', '')), tmp_path/'d.csv')
+    assert session.press('u') and session.position == 3 and read_decisions(tmp_path/'d.csv').file.tolist() == ['0.jpg', 'other.jpg']
+
+@pytest.mark.parametrize('old,new,typed', [('', 'k', 'k'), ('k', 'kr', 'r'), ('kr', 'krxn', 'xn'), ('kr', 'k', ''), ('kr', '', ''), ('krx', 'nkrx', 'n'), ('krx', 'knrx', 'n'),
+    ('kk', 'kkk', 'k'), ('kkr', 'n', 'n'), ('krx', 'krn', 'n'), ('krk', 'k', ''), ('rk', 'rkrk', 'rk'), ('k', 'k ', '')])
+def test_what_was_typed(old, new, typed): assert _typed(old, new) == typed
+
 def test_photo_carries_nothing_beside_the_picture(photos, tmp_path):
     session = LabelReview(photos, tmp_path/'d.csv')
     assert b'camera' in (Path(photos.attrs['root'])/'0.jpg').read_bytes()
@@ -303,6 +338,28 @@ def test_screen_escapes_and_reports(photos, tmp_path):
     (tmp_path/'d.csv').unlink()
     screen.parts['keys'].value = 'K'
     assert screen.session.done == 1 and screen.session.position == 0
+
+def test_screen_takes_a_class_and_gives_the_cursor_back(photos, tmp_path, monkeypatch):
+    "Enter comes before what was typed; a mere look elsewhere decides nothing; after a button, keys go to the field"
+    widgets = pytest.importorskip('ipywidgets')
+    focused = []
+    monkeypatch.setattr(widgets.Text, 'focus', lambda o: focused.append(o.description))
+    screen = review(photos, tmp_path/'d.csv')
+    chosen = screen.parts['class']
+    chosen.value = 'c'                                               # typed, and the cursor put elsewhere
+    assert screen.session.done == 0 and not focused
+    screen.parts['take'].click()
+    assert read_decisions(tmp_path/'d.csv').new_label.tolist() == ['c'] and chosen.value == '' and focused == ['keys']
+    chosen._handle_custom_msg(dict(event='submit'), [])
+    chosen.value = 'cc'
+    assert 'there is no class cc. Did you mean c?' in screen.parts['text'].value and screen.session.done == 1
+    screen.parts['take'].click()
+    assert 'choose a class first' in screen.parts['text'].value
+    chosen._handle_custom_msg(dict(event='submit'), [])
+    chosen.value = 'b'
+    assert read_decisions(tmp_path/'d.csv').new_label.tolist() == ['c', 'b'] and chosen.value == ''
+    screen.parts['u'].click()
+    assert screen.session.done == 1 and len(focused) == 5 and isinstance(chosen, widgets.Text)  # in a list, letters would be JupyterLab's
 
 def test_without_ipywidgets(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
@@ -332,7 +389,7 @@ def test_screen_in_a_kernel_that_dies(photos, tmp_path):
     pytest.importorskip('ipywidgets'), pytest.importorskip('jupyter_client'), pytest.importorskip('ipykernel')
     photos.to_csv(tmp_path/'suspects.csv', index=False)
     code = f'''import pandas as pd
-from imgcls.evaluate.clean import review
+from imgcls.evaluate.review import review
 screen = review(pd.read_csv('suspects.csv'), 'd.csv', root={photos.attrs['root']!r})
 print(screen.session.position, screen.parts['keys'].model_id, screen.parts['x'].model_id)'''
     kernel = Kernel(tmp_path)

@@ -48,7 +48,28 @@ def test_per_class_is_sorted_and_says_what_is_left_out():
     fig = draw(plot_per_class(p, metric='precision', k=2))
     widths = [o.get_width() for o in fig.axes[0].patches]
     precision = sorted(np.mean(p.targets[p.probs.argmax(1) == i] == i) for i in range(6) if i != 3)
-    assert np.allclose(widths, precision[:2]) and fig.axes[0].get_title() == 'the 2 lowest of 5 classes, 1 classes without images left out'
+    assert np.allclose(widths, precision[:2]) and fig.axes[0].get_title() == 'the 2 lowest of 5 classes, 1 more: never predicted'
+
+@pytest.mark.parametrize('metric,behind,why', [('recall', 'of the class', 'no images'), ('f1', 'of the class', 'no images'), ('precision', 'called so', 'never predicted')])
+def test_per_class_leaves_a_gap_where_nothing_is_known(metric, behind, why):
+    "A class without images has no bar of length 0, and isn't in the mean"
+    p = random(400, 6)
+    said = p.probs.argmax(1)
+    p = p[said != 2] if metric == 'precision' else p[p.targets != 2]    # c2 is never said, or never there though it is said
+    assert (p.targets == 2).any() == (metric == 'precision') != (p.probs.argmax(1) == 2).any()
+    ax = draw(plot_per_class(p, metric=metric)).axes[0]
+    names, texts = [o.get_text() for o in ax.get_yticklabels()], [o.get_text() for o in ax.texts]
+    widths = [o.get_width() for o in ax.patches]
+    assert names[-1] == 'c2' and len(names) == 6 and len(widths) == 5 and min(widths) > 0 and texts[-2:] == ['0', why] and texts.count(why) == 1
+    assert np.isclose(ax.lines[0].get_xdata()[0], np.mean(widths)) and f'mean of the 5 classes\nat the right: images {behind}' in ax.get_xlabel()
+    assert texts[:5] == [str(int(((p.targets if behind == 'of the class' else p.probs.argmax(1)) == int(o[1:])).sum())) for o in names[:5]]
+
+def test_per_class_where_nothing_is_known_at_all():
+    p = Predictions([[0.1, 0.9]]*3, ['a', 'b'], targets=[0, 0, 0])
+    assert [o.get_text() for o in draw(plot_per_class(p, metric='recall')).axes[0].texts] == ['3', '0', 'no images']
+    several = Predictions([[0.1, 0.2]]*3, ['a', 'b'], targets=[[1, 0]]*3, multi_label=True)
+    ax = draw(plot_per_class(several, metric='precision')).axes[0]
+    assert not ax.patches and not ax.lines and [o.get_text() for o in ax.texts] == ['0', 'never predicted']*2
 
 @pytest.mark.parametrize('ties', [False, True])
 def test_points_against_sklearn(ties):
@@ -75,6 +96,12 @@ def test_refused(f):
     with pytest.raises(DataError, match='needs `targets`'): f(Predictions(p.probs, p.vocab))
     with pytest.raises(DataError, match='have no rows'): f(p[[]])
     with pytest.raises(ValueError, match='`k` must be 1 or more, got 0'): f(p, k=0)
+
+def test_slices_of_times():
+    p = random(200)
+    days = pd.date_range('2024-05-01', periods=200)
+    found = slices(p, facts(p, day=days, zone=days.tz_localize('Asia/Tokyo'), wait=days - days[0]), columns=['day', 'zone', 'wait'])
+    assert found['n'].tolist() == [50]*12 and '2024-05-01 to 2024-06-19' in found['slice'].tolist() and '0 days to 49 days' in found['slice'].tolist()
 
 def test_learning_curves():
     frame = pd.DataFrame(dict(images=[10, 10, 100, 100, 1000], accuracy=[0.5, 0.6, 0.7, 0.8, 0.9], loss=[2, 2, 1, 1, 0.5], seed=[0, 1, 0, 1, 0]))

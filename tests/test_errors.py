@@ -493,6 +493,7 @@ rows = {
     'out_of_fold: groups': (lambda w: public.out_of_fold(few_features(), groups=['person']), TypeError, '`groups` must give the group of each file, as a dict or a Series indexed by file, got str'),
     'out_of_fold: other groups': (lambda w: public.out_of_fold(few_features(), groups={'x.png': 1}), DataError, '`groups` knows none of the files'),
     'out_of_fold: folds': (lambda w: public.out_of_fold(few_features(), folds=1), ValueError, '`folds` must be a whole number from 2, got 1'),
+    'out_of_fold: one class': (lambda w: public.out_of_fold(few_features()[[0]]), DataError, 'wrong labels are looked for among at least two classes'),
     'out_of_fold: one image a class': (lambda w: public.out_of_fold(few_features(), folds=2), DataError, 'class `a` has only one image'),
     'label_suspects: method': (lambda w: public.label_suspects(w.preds, method='cleanlap'), ValueError, "`method` must be one of 'cleanlab', 'margin', got 'cleanlap'. Did you mean 'cleanlab'?"),
     'label_suspects: no labels': (lambda w: public.label_suspects(w.unknown), DataError, 'suspects need the labels and the files'),

@@ -60,6 +60,18 @@ def test_intervals():
         rows = report.dropna(subset=c)
         assert ((rows[f'{c}_low'] <= rows[c] + 1e-12) & (rows[c] <= rows[f'{c}_high'] + 1e-12)).all()
 
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('make', [some, several])
+def test_images_behind_each_figure(make):
+    "Recall is a share of `n` images, precision one of `n_called`"
+    p = make()
+    report = classification_report(p, draws=10)
+    actual, called = (p.targets, p.probs > 0.5) if p.multi_label else (np.eye(5)[o] for o in (p.targets, p.probs.argmax(1)))
+    hits, rows = (actual*called).sum(0), report.iloc[:5]
+    assert np.array_equal(rows['n'], actual.sum(0)) and np.array_equal(rows['n_called'], called.sum(0))
+    assert np.allclose(rows['recall']*rows['n'], hits) and np.allclose(rows['precision']*rows['n_called'], hits)
+    assert (report['n_called'].iloc[5:] == called.sum()).all() and report.text.splitlines()[2].split()[-1] == f'{called.sum(0)[0]:.0f}'
+
 @pytest.mark.parametrize('n', [20, 100])
 def test_coverage_of_the_interval_of_f1(n):
     "F1 of a class from J: exact coverage over all counts, of those images that are or were called so"
@@ -71,7 +83,7 @@ def test_coverage_of_the_interval_of_f1(n):
 def test_text():
     report = classification_report(some(), draws=20)
     lines = report.text.splitlines()
-    assert lines[0].split() == ['precision', 'recall', 'f1-score', 'support'] and repr(report) == report.text and lines[-1].startswith('95 % intervals: Wilson')
+    assert lines[0].split() == ['precision', 'recall', 'f1-score', 'support', 'called'] and repr(report) == report.text and lines[-1].startswith('95 % intervals: Wilson')
     assert [bool(o.strip()) for o in lines] == [True, False, *[True]*5, False, *[True]*3, False, True]
     ends = {len(o) + 3*('猫' in o) for o in lines if o.strip()} - {len(lines[-1])}
     assert len(ends) == 1, 'wide characters take two columns, so that all rows end at the same place'
@@ -82,7 +94,7 @@ def test_text():
 def test_it_is_a_frame():
     report = classification_report(some(), draws=20)
     assert isinstance(report, ClassificationReport) and isinstance(report, pd.DataFrame) and type(report.head()) is pd.DataFrame and type(report[['f1']]) is pd.DataFrame
-    assert list(report) == [f'{a}{b}' for a in columns[:3] for b in ('', '_low', '_high')] + ['n'] and report['n'].dtype.kind == 'i' and report.index.name == 'class'
+    assert list(report) == [f'{a}{b}' for a in columns[:3] for b in ('', '_low', '_high')] + ['n', 'n_called'] and report['n'].dtype.kind == report['n_called'].dtype.kind == 'i' and report.index.name == 'class'
     assert repr(ClassificationReport(dict(a=[1]))) == repr(pd.DataFrame(dict(a=[1]))) and '<table' in ClassificationReport(dict(a=[1]))._repr_html_()
 
 
@@ -143,6 +155,30 @@ def test_several_labels_and_one_vs_all():
     one, two = (Predictions(o.probs, names, targets=np.zeros(150, int), items=o.items, one_vs_all=True) for o in (a, b))
     d = compare_predictions(one, two, metric='brier', draws=200).difference
     assert d.low <= d.value <= d.high
+
+METRICS_OF_ORDER = 'accuracy', 'top_3', 'balanced_accuracy', 'macro_f1', 'weighted_precision', 'matthews', 'cohen_kappa', 'roc_auc', 'average_precision'
+
+@pytest.mark.parametrize('metric', METRICS_OF_ORDER)
+def test_softmax_against_one_vs_all(metric):
+    "Where only the order of probabilities counts, it doesn't matter that those of one model needn't sum to 1"
+    a = some(0)
+    b = some(1, targets=a.targets)
+    apart = Predictions(b.probs**2, b.vocab, targets=b.targets, items=b.items, one_vs_all=True)
+    shuffled = apart[np.random.default_rng(0).permutation(150)]
+    for one, two, alike in ((a, shuffled, (a, b)), (apart, a, (b, a))):
+        x, y = compare_predictions(one, two, metric=metric, draws=50), compare_predictions(*alike, metric=metric, draws=50)
+        assert x.sentence == y.sentence and x.a.value == y.a.value and x.table.equals(y.table)
+    assert not a.one_vs_all and apart.one_vs_all
+
+def test_softmax_against_one_vs_all_refused():
+    a = some()
+    apart = Predictions(a.probs, a.vocab, targets=a.targets, items=a.items, one_vs_all=True)
+    for metric in ('log_loss', 'brier'):
+        for pair in ((a, apart), (apart, a)):
+            with pytest.raises(DataError, match=f"`{metric}` means one thing where probabilities sum to 1 .* such as 'accuracy'"): compare_predictions(*pair, metric=metric)
+    with pytest.raises(DataError, match='multi_label=True'): compare_predictions(apart, several())
+    with pytest.raises(ValueError, match="Did you mean 'accuracy'"): compare_predictions(a, apart, metric='acuracy')
+    with pytest.raises(TypeError, match='must be a `Predictions`'): compare_predictions(a, a.probs)
 
 def test_intervals_of_the_difference_hold_it():
     "Two models of known accuracy, correlated by the ease of the photos"

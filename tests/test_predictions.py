@@ -248,6 +248,24 @@ def test_a_csv_of_anybody(tmp_path):
     assert read_predictions(prefixed, file='name', probs='score_').vocab == ['cat', 'dog']
     assert read_predictions(prefixed, file='name', probs='score_', vocab=['dog', 'cat']).probs[0].tolist() == [np.float32(0.8), np.float32(0.2)]
 
+@pytest.mark.parametrize('mark,decimal,start', [(';', ',', '\ufeff'), (';', '.', ''), ('\t', ',', ''), (',', '.', '\ufeff')])
+def test_a_csv_from_excel(mark, decimal, start, tmp_path):
+    "In Europe it writes semicolons between the columns, and commas in numbers"
+    text = theirs().assign(name=['b;1', 'a', '007']).to_csv(index=False, sep=mark, decimal=decimal, lineterminator='\r\n', float_format=lambda o: f'{o:g}'.replace('.', decimal))
+    (tmp_path/'t.csv').write_bytes((start + text.replace('0,9', '9,0E-01')).encode())
+    p = read_predictions(tmp_path/'t.csv', file='name', label='y', vocab=['1', '2'])
+    assert p.items.tolist() == ['b;1', 'a', '007'] and p.actual.tolist() == ['2', '1', '1'] and np.allclose(p.probs, theirs()[['1', '2']])
+
+def test_names_with_semicolons_are_no_columns(tmp_path):
+    p = Predictions([[0.25, 0.75]], ['a;b', 'c;d;e;f;g;h;i'], targets=[0], items=['x;1,5.jpg'])
+    back = Predictions.load(p.save(tmp_path/'p.csv'))
+    assert back.vocab == p.vocab and np.array_equal(back.probs, p.probs) and back.items.tolist() == ['x;1,5.jpg']
+    assert read_predictions(tmp_path/'p.csv').vocab == p.vocab
+
+def test_a_csv_in_another_alphabet(tmp_path):
+    (tmp_path/'t.csv').write_bytes('file;p_a;p_b\nKüche.jpg;0,5;0,5\n'.encode('latin-1'))
+    with pytest.raises(DataError, match='t.csv\' can\'t be read as a CSV file: it isn\'t a text in UTF-8 .* In Excel, save it as "CSV UTF-8"'): read_predictions(tmp_path/'t.csv')
+
 def test_several_labels_of_anybody():
     frame = pd.DataFrame(dict(file=['a', 'b', 'c'], actual=['cat|dog', '', 'dog'], p_cat=[0.9, 0.1, 0.9], p_dog=[0.9, 0.2, 0.6]))
     p = read_predictions(frame, multi_label=True)
@@ -410,6 +428,16 @@ def test_a_json_of_something_else_stays(tmp_path):
     assert (tmp_path/'run.json').read_text() == '{"precious": 1}' and not (tmp_path/'run.csv').exists()
     for _ in range(2): preds.save(tmp_path/'other.csv')
 
+
+def test_by_times_and_lists():
+    "Times are cut like numbers, whatever their kind; lists are labels as they come from a file"
+    p = random(40)
+    days, hours = pd.date_range('2024-05-01', periods=40), pd.timedelta_range('1h', periods=40, freq='h')
+    table = pd.DataFrame(dict(path=p.items, day=days, zone=days.tz_localize('Europe/Berlin'), hour=pd.Series(hours).where(np.arange(40) > 3), several=[['cat', 'dog'] if i % 4 else ['cat'] for i in range(40)]))
+    assert {k: len(o) for k, o in p.by(table, 'day').items()} == {'2024-05-01 to 2024-05-10': 10, '2024-05-11 to 2024-05-20': 10, '2024-05-21 to 2024-05-30': 10, '2024-05-31 to 2024-06-09': 10}
+    assert [len(o) for o in p.by(table, 'zone', bins=2).values()] == [20, 20] and [len(o) for o in p.by(table, 'hour').values()] == [9, 9, 9, 9, 4]
+    assert p.by(table, 'day', bins=40)[days[0]].items.tolist() == [p.items[0]]
+    assert {k: len(o) for k, o in p.by(table, 'several').items()} == {('cat',): 10, ('cat', 'dog'): 30}
 
 def test_by_columns_with_gaps():
     preds = Predictions(np.tile([0.9, 0.1], (9, 1)), ['x', 'y'], items=[f'{i}.jpg' for i in range(9)])

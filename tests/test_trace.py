@@ -2,12 +2,11 @@
 import shutil
 
 import pytest, torch
-from fastai.vision.augment import Dihedral, Resize
+from fastai.vision.augment import Resize
 from fasttransform import Transform
 
 from imgcls.core import DataError, map_ahead
 from imgcls.data.loaders import image_loaders, split_loader
-from imgcls.data.presize import presize_cache
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.train.trace import EvalBatches
@@ -31,8 +30,6 @@ def test_batches_are_those_of_the_loaders(table, options, tmp_path, monkeypatch)
 
 def test_other_steps_are_left_to_the_loaders(table):
     dls = image_loaders(table, size=32, num_workers=0, check=None)
-    dls.train.after_item.add(Dihedral())  # in training alone
-    assert EvalBatches.serves(dls)
     dls.train.after_item.add(Transform(lambda x: x))
     assert not EvalBatches.serves(dls)
     dls = image_loaders(table, size=32, num_workers=0, check=None)

@@ -24,7 +24,7 @@ from ..predictions import Predictions
 __all__ = ['plot_per_class', 'plot_roc', 'plot_precision_recall', 'plot_learning_curve', 'slices', 'describe_slices',
            'plot_slices', 'plot_slice_images']
 
-# %% ../../nbs/api/48_evaluate.curves.ipynb #f82cbe5e
+# %% ../../nbs/api/48_evaluate.curves.ipynb #c3191015
 def plot_per_class(
     preds:Predictions, # With targets
     *,
@@ -36,17 +36,23 @@ def plot_per_class(
     check_option('metric', metric, ['f1', 'precision', 'recall'])
     if k < 1: raise ValueError(f'`k` must be 1 or more, got {k}.')
     _check(preds, 'a plot of the classes')
-    rows = _class_rows(preds, level).dropna(subset=[metric]).sort_values(metric, kind='stable')
-    some, y = rows[:k], np.arange(min(k, len(rows)))
-    fig, ax = figure(width=6.5, height=0.21*len(some) + 1.1)
-    ax.barh(y, some[metric], color='#9ecae1', height=0.7)
-    ax.hlines(y, some[f'{metric}_low'], some[f'{metric}_high'], color='0.25', lw=1.3)
-    ax.axvline(rows[metric].mean(), color='0.5', ls='--', lw=1)
-    for i, n in enumerate(some['n']): ax.text(1.01, i, f'{n:,}', transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='0.35')
+    behind, what, why = ('n_called', 'called so', 'never predicted') if metric == 'precision' else ('n', 'of the class', 'no images')
+    rows = _class_rows(preds, level)
+    rows = rows.assign(**{metric: rows[metric].where(rows[behind] > 0)}).sort_values(metric, kind='stable')  # gaps last
+    known, some, y = int(rows[metric].notna().sum()), rows[:k], np.arange(min(k, len(rows)))
+    there = some[metric].notna().to_numpy()
+    fig, ax = figure(width=6.5, height=0.21*len(some) + 1.25)
+    ax.barh(y[there], some[metric][there], color='#9ecae1', height=0.7)
+    ax.hlines(y[there], some[f'{metric}_low'][there], some[f'{metric}_high'][there], color='0.25', lw=1.3)
+    if known: ax.axvline(rows[metric].mean(), color='0.5', ls='--', lw=1)
+    for i, n in enumerate(some[behind]):
+        ax.text(1.01, i, f'{n:,}', transform=ax.get_yaxis_transform(), va='center', fontsize=8, color='0.35')
+        if not n: ax.text(0.01, i, why, va='center', fontsize=8, color='0.35')
     ax.set_yticks(y, [_middle(o, 26) for o in some.index], fontsize=9)
-    ax.set(xlim=(0, 1), ylim=(len(some) - 0.4, -0.6), xlabel=f'{metric.replace("f1", "F1")}, with {100*level:g} % intervals; dashed: mean of the {len(rows)} classes')
-    lacking, title = len(preds.vocab) - len(rows), '' if preds.split is None else preds.split
-    parts = [title, f'the {k} lowest of {len(rows)} classes' if k < len(rows) else '', f'{lacking} classes without images left out' if lacking else '']
+    mean = f'; dashed: mean of the {known} classes'*(known > 0)
+    ax.set(xlim=(0, 1), ylim=(len(some) - 0.4, -0.6), xlabel=f'{metric.replace("f1", "F1")}, with {100*level:g} % intervals{mean}\nat the right: images {what}')
+    gaps = len(rows) - known if known < len(rows) and k < len(rows) else 0
+    parts = [preds.split or '', f'the {min(k, known)} lowest of {known} classes' if k < known else '', f'{gaps} more: {why}' if gaps else '']
     ax.set_title(', '.join(o for o in parts if o), fontsize=10)
     return _with_fonts(fig)
 
@@ -155,7 +161,7 @@ def plot_learning_curve(
     ax.legend(fontsize=8)
     return _with_fonts(fig)
 
-# %% ../../nbs/api/48_evaluate.curves.ipynb #4470e403
+# %% ../../nbs/api/48_evaluate.curves.ipynb #cfc35a42
 def _facts(preds, table):
     "The rows of the table that belong to the predictions, in their order"
     _check(preds, 'a table of slices')
@@ -172,12 +178,14 @@ def _facts(preds, table):
     sides = facts[['width', 'height']]
     return facts.assign(short_side=sides.min(axis=1), shape=sides['width']/sides['height'].where(sides['height'] > 0))
 
-def _number(o, digits): return f'{o:,.0f}' if digits == 3 and abs(o) >= 100 or np.isfinite(o) and o == round(o) else f'{o:,.{digits}g}'
+def _number(o, digits):
+    if isinstance(o, (pd.Timestamp, pd.Timedelta)): return str(o).removesuffix(' 00:00:00')
+    return f'{o:,.0f}' if digits == 3 and abs(o) >= 100 or np.isfinite(o) and o == round(o) else f'{o:,.{digits}g}'
 
 def _cut(values, bins):
-    "The name of the slice that each row is in; numbers become ranges"
-    names = values.map(lambda o: '|'.join(map(str, o)) if isinstance(o, tuple) else str(o)).astype(object)
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.nunique() > bins:
+    "The name of the slice that each row is in; numbers and times become ranges"
+    names = values.map(lambda o: '|'.join(map(str, o)) if isinstance(o, (tuple, list)) else str(o)).astype(object)
+    if values.dtype.kind in 'iufmM' and values.nunique() > bins:
         part = pd.qcut(values, bins, labels=False, duplicates='drop')
         ends = values.groupby(part).agg(['min', 'max'])
         said = ({i: f'{_number(o["min"], n)} to {_number(o["max"], n)}' for i, o in ends.iterrows()} for n in (3, 6, 9, 17))

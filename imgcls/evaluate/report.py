@@ -136,7 +136,7 @@ def _training(r):
     if 'started' in r.settings: rows.insert(0, ('run', 'started', r.settings['started']))
     yield html_table(pd.DataFrame(rows, columns=['part', 'name', 'value']), 'Settings, and what it ran on')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #c6225e81
+# %% ../../nbs/api/57_evaluate.report.ipynb #8baf3c18
 def _figures(r):
     "All metrics with intervals, for each split"
     for name, preds in r.preds.items():
@@ -153,8 +153,8 @@ def _classes(r):
     yield html_chart(curves.plot_per_class(r.main), f'F1 of each of the {len(r.main.vocab)} classes with its interval; the figures are in the table below')
     frame = tables.classification_report(r.main, draws=1000)
     frame = frame.reset_index()
-    frame.insert(1, 'n', frame.pop('n'))
-    yield html_table(frame, f'Classes on {r.main.split}', rows=1000)
+    for i, name in enumerate(('n', 'n_called'), 1): frame.insert(i, name, frame.pop(name))
+    yield html_table(frame, f'Classes on {r.main.split}; n: images of the class, n_called: images called so', rows=1000)
 
 def _confusion(r):
     "Which classes are taken for which"
