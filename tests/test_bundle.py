@@ -21,8 +21,9 @@ from imgcls.deploy.predictor import load_bundle
 from imgcls.deploy.schema import BundleError
 from imgcls.evaluate.calibration import apply_temperature
 from imgcls.evaluate.metrics import accuracy_estimate
-from imgcls.evaluate.refusal import Foreign, Refusal
+from imgcls.evaluate.refusal import Foreign, Refusal, foreign_threshold
 from imgcls.train.learner import fine_tune, image_learner, predict
+from imgcls.train.vectors import ClassDistance
 
 
 @pytest.fixture(scope='module')
@@ -246,7 +247,7 @@ def test_decisions_one_by_one(learn, tmp_path):
 
 
 @pytest.mark.parametrize('decisions,error,text', [(dict(temperature=0), ValueError, '`temperature` must be a number'), (dict(temperature='2'), ValueError, '`temperature` must be'), (dict(temperature=float('nan')), ValueError, '`temperature` must be'),
-    (dict(refusal=0.5), TypeError, '`refusal` must come from `refusal_threshold`'), (dict(foreign=-1.), TypeError, '`foreign` must come from `foreign_threshold`'), (dict(foreign=Foreign(0.1, 0.9, n=50, score='distance')), ValueError, "by 'energy' alone"),
+    (dict(refusal=0.5), TypeError, '`refusal` must come from `refusal_threshold`'), (dict(foreign=-1.), TypeError, '`foreign` must come from `foreign_threshold`'), (dict(foreign=Foreign(0.1, 0.9, n=50, score='distance')), ValueError, 'or by a `ClassDistance`'),
     (dict(foreign=found), ValueError, "this threshold is of 'probability'"), (dict(refusal=Refusal(None, 0.99, level=0.95, n=30, why='few')), ValueError, 'has no threshold from which on to answer')], ids=range(8))
 def test_decisions_that_are_refused(learn, tmp_path, decisions, error, text):
     with pytest.raises(error, match=text): save_bundle(learn, tmp_path/'b', **decisions)
@@ -409,3 +410,76 @@ def test_estimators_that_do_not_fit(fitted, tmp_path):
     broken._intercept_ = broken._intercept_ * np.nan
     broken.intercept_ = broken.intercept_ * np.nan
     with pytest.raises(BundleError, match='estimator'): load_bundle(bundle(broken))
+
+
+# --- A distance that travels ---------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def distant(learn, tmp_path_factory):
+    "A bundle that tells what is foreign by its features, the distance, and predictions with features"
+    preds = predict(learn, learn.dls.table[learn.dls.table['error'] == ''], features=True)
+    near = ClassDistance.fit(preds.features, preds.targets, k=8)
+    scores = near.score(preds.features)
+    limit = foreign_threshold(scores, keep=0.9, distance=near)
+    return SimpleNamespace(path=save_bundle(learn, tmp_path_factory.mktemp('distant')/'b', foreign=limit), near=near, preds=preds, scores=scores, limit=limit)
+
+def test_a_distance_travels(distant, photos):
+    about, card = json.loads((distant.path/'classifier.json').read_text()), (distant.path/'model_card.md').read_text()
+    file = distant.path/'foreign.safetensors'
+    assert about['foreign'] == dict(score='distance', threshold=distant.limit.threshold, keep=0.9, n=len(distant.preds), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    assert about['schema'] == 2 and 'the distance of its features' in card and file.stat().st_size < 200_000
+    classifier = load_bundle(distant.path, compute='fp32')
+    preds = classifier.predictions([photos/o for o in distant.preds.items])
+    np.testing.assert_allclose(preds.features, distant.preds.features, atol=1e-3)
+    np.testing.assert_allclose(classifier.distance.score(preds.features), distant.scores, atol=1e-4)
+    refused = classifier.reasons(preds) != ''
+    assert (refused == (distant.scores > distant.limit.threshold)).all() and 1 <= refused.sum() <= 0.2*len(preds)
+    answers = classifier.predict([photos/o for o in distant.preds.items], bs=5)
+    assert ((answers['label'] == 'unknown') == refused).all() and answers['reason'][refused].str.startswith('foreign').all()
+    with pytest.raises(DataError, match='what is foreign is told by `features`'): classifier.reasons(predict_without(preds))
+    fast = load_bundle(distant.path)  # folded, in the machine's own number format
+    np.testing.assert_allclose(fast.distance.score(fast.predictions([photos/o for o in distant.preds.items]).features), distant.scores, atol=0.03)
+
+def predict_without(preds): return type(preds)(preds.probs, preds.vocab, logits=preds.logits)
+
+def spoil(distant, folder, **tensors):
+    "A copy of the bundle with other tensors, and their hash in its description"
+    from safetensors.torch import save
+    shutil.copytree(distant.path, folder)
+    data, about = save(tensors), json.loads((folder/'classifier.json').read_text())
+    (folder/'foreign.safetensors').write_bytes(data)
+    about['foreign']['sha256'] = hashlib.sha256(data).hexdigest()
+    (folder/'classifier.json').write_text(json.dumps(about))
+    return folder
+
+@pytest.mark.parametrize('change,text', [
+    (lambda m, a: dict(means=m), 'must hold `means` and `axes`'), (lambda m, a: dict(means=m, axes=a, more=a.clone()), 'must hold `means` and `axes`'), (lambda m, a: dict(means=m.double(), axes=a), 'in float32'),
+    (lambda m, a: dict(means=m*50, axes=a), 'at most 1 long'), (lambda m, a: dict(means=m, axes=a*float('nan')), 'at most 1 long'), (lambda m, a: dict(means=m, axes=a[[0, 0]]), 'at right angles'),
+    (lambda m, a: dict(means=m[:, :5].clone(), axes=a), 'tables of as many columns'), (lambda m, a: dict(means=m[:, :9].clone(), axes=torch.zeros(0, 9)), 'features, and the network'), (lambda m, a: dict(means=m[0], axes=a), 'tables of'),
+    (lambda m, a: dict(means=m[[0, 1, 1]], axes=a), 'knows 3 classes'), (lambda m, a: dict(means=m, axes=torch.zeros(1025, m.shape[1])), 'at most 1,024 axes')], ids=range(11))
+def test_a_distance_of_a_stranger(distant, tmp_path, change, text):
+    with pytest.raises(BundleError, match=text): load_bundle(spoil(distant, tmp_path/'b', **change(*(torch.from_numpy(o) for o in (distant.near.means, distant.near.axes)))))
+
+def test_a_distance_that_is_not_whole(distant, tmp_path):
+    shutil.copytree(distant.path, tmp_path/'a')
+    (tmp_path/'a/foreign.safetensors').write_bytes((distant.path/'foreign.safetensors').read_bytes()[:-1] + b'x')
+    with pytest.raises(BundleError, match='its SHA-256 differs'): load_bundle(tmp_path/'a')
+    (tmp_path/'a/foreign.safetensors').unlink()
+    with pytest.raises(BundleError, match='it has no file foreign.safetensors'): load_bundle(tmp_path/'a')
+    about = json.loads((distant.path/'classifier.json').read_text())
+    del about['foreign']['sha256']
+    (tmp_path/'a/classifier.json').write_text(json.dumps(about))
+    with pytest.raises(BundleError, match='the field `foreign.sha256` is missing'): load_bundle(tmp_path/'a')
+
+def test_a_distance_of_other_features(learn, tmp_path):
+    other = ClassDistance.fit(np.random.default_rng(0).normal(size=(40, 12)), np.arange(40) % 2)
+    with pytest.raises(ValueError, match='fit it to features of this learner'): save_bundle(learn, tmp_path/'b', foreign=Foreign(0.5, 0.9, n=50, score='distance', distance=other))
+    assert not names(tmp_path)
+
+def test_an_estimator_with_a_distance(fitted, tmp_path):
+    "An estimator has no logits, but features"
+    x = fitted.features
+    near = ClassDistance.fit(x.vectors, x.targets, k=4)
+    limit = foreign_threshold(near.score(x.vectors), keep=0.8, distance=near)
+    classifier = load_bundle(save_bundle(fitted.learn, tmp_path/'b', estimator=fitted.machine, foreign=limit), compute='fp32')
+    preds = classifier.predictions(fitted.table)
+    assert 0 < (classifier.reasons(preds) != '').mean() < 1 and preds.features.shape[1] == x.vectors.shape[1]

@@ -1,7 +1,7 @@
 """The intervals keep their promise: quick versions of the simulations in the study `error_of_metrics`."""
 import numpy as np
 import pytest
-from imgcls.evaluate.metrics import metric_interval, wilson_interval
+from imgcls.evaluate.metrics import bootstrap_metric, metric_interval, wilson_interval
 from scipy.stats import binom
 
 def population(sizes, recognized=0.9):
@@ -45,3 +45,48 @@ def test_bootstrap_of_macro_precision(sizes, n, least):
 def test_classes_that_a_draw_lacks():
     "The mean runs over the classes of each draw: over all classes, the coverage with very rare ones falls below 70 %"
     assert cover(population(0.6**np.arange(10)), 300, simulations=200) > 0.85
+
+
+@pytest.mark.parametrize('metric,plain', [('macro_f1', 0.80), ('weighted_precision', 0.50)])
+def test_metrics_that_lean(metric, plain):
+    "A hundred classes, a thousand images: the interval that is put back by twice the leaning holds the truth, the plain quantiles don't"
+    rng, held, eye = np.random.default_rng(0), np.zeros(2), np.eye(100)
+    for i in range(50):
+        actual = rng.integers(100, size=1000)
+        probs = eye[np.where(rng.random(1000) < 0.7, actual, (actual + rng.integers(1, 100, 1000)) % 100)]
+        e = metric_interval(metric, targets=actual, probs=probs, draws=200, seed=i)
+        low, high = np.quantile(bootstrap_metric(metric, targets=actual, probs=probs, draws=200, seed=i), [0.025, 0.975])
+        held += [low <= 0.7 <= high, e.low <= 0.7 <= e.high]
+    assert held[0]/50 < plain and held[1]/50 >= 0.88
+
+def test_average_precision_of_few_images():
+    "Draws rank better than the images that they come from; the interval is put back"
+    rng, held, truth = np.random.default_rng(0), 0, 0.533  # of 100,000 images, to two digits
+    for i in range(50):
+        actual = rng.integers(10, size=100)
+        z = np.exp(rng.normal(size=(100, 10)) + 1.5*np.eye(10)[actual])
+        e = metric_interval('average_precision', targets=actual, probs=z/z.sum(1, keepdims=True), draws=200, seed=i)
+        held += e.low <= truth <= e.high
+    assert held/50 >= 0.86
+
+@pytest.mark.parametrize('metric', ['macro_f1', 'macro_precision'])
+def test_very_rare_classes_are_no_leaning(metric):
+    "Draws that lack a class altogether must not move the interval: of 300 images, the rarest class has one or two"
+    rng, pairs, eye, held = np.random.default_rng(0), population(0.6**np.arange(10)), np.eye(10), 0
+    truth = macro_precision(pairs) if metric == 'macro_precision' else (2*np.diag(pairs)/(pairs.sum(0) + pairs.sum(1))).mean()
+    for seed in range(150):
+        actual, predicted = np.divmod(rng.choice(100, size=300, p=pairs.ravel()), 10)
+        e = metric_interval(metric, targets=actual, probs=eye[predicted], draws=200, seed=seed)
+        held += e.low <= truth <= e.high
+    assert held/150 >= 0.88
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('metric', ['macro_f1', 'weighted_precision', 'average_precision'])
+@pytest.mark.parametrize('n,draws', [(1, 5), (3, 1), (40, 3)])
+def test_ends_stay_between_0_and_1(metric, n, draws):
+    rng = np.random.default_rng(n)
+    probs = rng.dirichlet(np.ones(4), n)
+    for several in (False, True):
+        targets = (rng.random((n, 4)) < 0.4).astype(int) if several else rng.integers(4, size=n)
+        e = metric_interval(metric, targets=targets, probs=probs, multi_label=several, draws=draws)
+        assert np.isnan(e.value) or 0 <= e.low <= e.high <= 1

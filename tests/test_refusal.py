@@ -10,6 +10,7 @@ from imgcls.core import DataError
 from imgcls.evaluate.refusal import (FeatureDistance, Foreign, Refusal, answered, decision_settings, energy_score, foreign_auroc, foreign_threshold, plot_risk_coverage,
     refusal_threshold, risk_coverage)
 from imgcls.predictions import Predictions
+from imgcls.train.vectors import ClassDistance, unit_vectors
 
 
 def told(score, right):
@@ -212,3 +213,48 @@ def test_all_answers_right():
     probs = np.c_[np.linspace(0.6, 1, 200), 1 - np.linspace(0.6, 1, 200)]
     found = decision_settings(Predictions(probs, ['a', 'b'], targets=np.zeros(200, int)), accuracy=0.9, keep=None)
     assert found['temperature'] == 1 and found['refusal'].threshold == 0
+
+
+# --- ClassDistance ----------------------------------------------------------------------------------------------------
+def test_class_distance_is_that_of_mahalanobis():
+    "With all directions kept but one, it is the distance by the inverse of the covariance within classes, times the variance of the rest"
+    rng = np.random.default_rng(0)
+    y = np.arange(900) % 3
+    x = unit_vectors(4*np.eye(3, 6)[y] + rng.normal(size=(900, 6))*[.3, .5, .2, 1, .7, .4]).astype(float)
+    o = ClassDistance.fit(x, y, k=5)
+    means = np.stack([x[y == i].mean(0) for i in range(3)])
+    cov = (x - means[y]).T @ (x - means[y])/900
+    by_hand = np.min([np.einsum('ij,jk,ik->i', x - m, np.linalg.inv(cov), x - m) for m in means], axis=0)*np.linalg.eigvalsh(cov)[0]
+    np.testing.assert_allclose(o.score(x), by_hand, rtol=1e-3, atol=1e-4)
+
+@pytest.mark.parametrize('k', [0, 1, 64])
+def test_class_distance(k):
+    rng = np.random.default_rng(1)
+    y = np.arange(300) % 5
+    x = 3*rng.normal(size=(5, 40))[y] + rng.normal(size=(300, 40))
+    o = ClassDistance.fit(x, y, k=k)
+    near, far = o.score(3*x), o.score(3*rng.normal(size=(200, 40)))
+    assert o.axes.shape == (min(k, 40), 40) and o.means.shape == (5, 40) and (near >= 0).all() and (far <= 4).all() and foreign_auroc(near, far).value > 0.99
+    np.testing.assert_allclose(near, o.score(x), atol=1e-5)  # lengths don't count
+    again = ClassDistance.fit(x, y, k=k)
+    assert (again.axes == o.axes).all() and len(o.score(x[:0])) == 0
+    assert f'{len(o.axes)} directions' in repr(o)
+
+def test_class_distance_of_few():
+    "One image, images that are all alike, a class with one image, two-dimensional targets"
+    for x, y in ((np.ones((1, 3)), [0]), (np.ones((9, 3)), np.arange(9) % 2), (np.eye(3), [0, 1, 2])):
+        o = ClassDistance.fit(x, y)
+        assert np.isfinite(o.score(x)).all() and o.score(x).max() < 1e-6 and len(o.axes) == 0
+    assert len(ClassDistance.fit(np.eye(4), [0, 0, 0, 7]).means) == 2
+    for y in ([0], np.ones((4, 2)), []):
+        with pytest.raises(ValueError, match='`targets` must be a class for each'): ClassDistance.fit(np.eye(4), y)
+
+def test_decisions_by_distance():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=600)
+    x, logits = 4*np.eye(3, 20)[y] + rng.normal(size=(600, 20)), 6*np.eye(3)[y] + 2.5*rng.normal(size=(600, 3))
+    p = np.exp(logits)/np.exp(logits).sum(1, keepdims=True)
+    preds, near = Predictions(p, ['a', 'b', 'c'], targets=y, logits=logits, features=x), ClassDistance.fit(x, y, k=4)
+    found = decision_settings(preds, accuracy=0.9, keep=0.95, distance=near)
+    assert (found['foreign'].score, found['foreign'].distance, found['foreign'].n) == ('distance', near, 600) and found['refusal'].n == (near.score(x) <= found['foreign'].threshold).sum()
+    with pytest.raises(DataError, match='the distance needs `features`'): decision_settings(Predictions(p, preds.vocab, targets=y, logits=logits), distance=near)

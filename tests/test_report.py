@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from imgcls.evaluate import report
 from imgcls.evaluate.page import html_table, html_text, model_card, thumbnail
 from imgcls.evaluate.report import write_report
 from imgcls.predictions import Predictions
@@ -70,7 +71,7 @@ def made(tmp_path_factory):
 # --- The file ------------------------------------------------------------------------------------------------------
 def test_whole(made):
     assert made.path == made.run.path/'report.html' and 'This part could not be made' not in made.text
-    assert len(re.findall('<h2', made.text)) == 11 and made.text.count('<h1') == 1
+    assert len(re.findall('<h2', made.text)) == 12 and made.text.count('<h1') == 1
 
 def test_nothing_is_fetched(made):
     addresses = re.findall(r'(?:src|href|srcset|action|data)="(.*?)"', made.text) + re.findall(r'url\((.*?)\)', made.text)
@@ -115,7 +116,7 @@ def test_missing(gone, said, made, tmp_path):
         file = tmp_path/'a/run'/name
         if file.is_file(): file.write_text(file.read_text().replace(str(made.folder), str(tmp_path/'a')))
     text = write_report(tmp_path/'a/run').read_text(encoding='utf-8')
-    assert said in text and len(re.findall('<h2', text)) == 11
+    assert said in text and len(re.findall('<h2', text)) == 12
 
 def test_broken(made, tmp_path, caplog):
     "A broken file is named in the log, and the others are read"
@@ -131,7 +132,7 @@ def test_several_labels(tmp_path):
     Predictions(probs, ['a', 'b', 'c'], targets=(probs > rng.random((60, 3))).astype(int), items=[f'{i}.jpg' for i in range(60)], split='valid',
                 multi_label=True).save(run.path/'predictions/valid.csv')
     text = write_report(run.path).read_text(encoding='utf-8')
-    assert 'hamming' in text and 'This part could not be made' in text and len(re.findall('<h2', text)) == 11
+    assert 'hamming' in text and 'This part could not be made' in text and len(re.findall('<h2', text)) == 12
 
 def test_tiny(tmp_path):
     "Three images, all right; no figure breaks"
@@ -198,3 +199,59 @@ def test_a_classifier_that_refuses_what_is_foreign(tmp_path):
     (run.bundle/'classifier.json').write_text(json.dumps(about | dict(foreign=dict(score='energy', threshold=-1., keep=0.99, n=300))))
     text = write_report(run.path).read_text()
     assert 'always answers' not in text and 'to photos unlike those it learned from' in text
+
+
+def with_logits(run, split):
+    p = run.predictions(split)
+    p.logits = np.log(np.maximum(p.probs, 1e-9)) + np.linspace(0, 10, len(p), dtype=np.float32)[:, None]
+    p.save(run.path/f'predictions/{split}.csv')
+    return p
+
+def section(run, title): return report._section(report._SECTIONS[title], report._read_run(run.path))
+
+def test_slices_of_what_the_run_recorded(tmp_path):
+    "A camera that fails stands first; the photos needn't be there"
+    run = make_run(tmp_path, 300, few)
+    p, rng = run.predictions('valid'), np.random.default_rng(0)
+    shutil.rmtree(tmp_path/'photos')
+    assert 'Nothing but their classes is recorded' in section(run, 'Slices')
+    camera = np.where(~p.correct, 'C <i>', rng.choice(['A', 'B'], len(p)))
+    run.write_table(pd.DataFrame(dict(path=p.items, label=p.actual, split='valid', camera=camera)), facts=pd.DataFrame(dict(path=p.items[::-1], brightness=rng.normal(120, 9, len(p)))))
+    found = section(run, 'Slices')
+    assert 'is worse than the other images by more than chance' in found and re.search('<tbody><tr><td>camera</td><td>C &lt;i&gt;</td>', found) and '<td>brightness</td>' in found and 'p corrected' in found
+
+def test_slices_of_the_files(tmp_path):
+    "Where the run recorded nothing, a look at the photos tells their size and brightness"
+    run, rng = Run.create(tmp_path/'run', {}), np.random.default_rng(0)
+    (tmp_path/'photos').mkdir()
+    for i in range(96): Image.fromarray(rng.integers(0, 2*i + 9, (20 + i % 7, 30, 3)).astype(np.uint8)).save(tmp_path/f'photos/{i}.png')
+    Predictions(np.tile([.8, .2], (96, 1)), ['a', 'b'], targets=np.arange(96) % 3 == 0, items=[f'{i}.png' for i in range(96)], root=tmp_path/'photos', split='valid').save(run.path/'predictions/valid.csv')
+    assert '<td>brightness</td>' in section(run, 'Slices')
+
+def test_curves_of_classes(made):
+    found = section(made.run, 'Classes')
+    assert 'alt="Precision against recall' in found and 'alt="ROC curves' in found
+
+@pytest.mark.parametrize('keep,said', [('best', 'has the weights of epoch 1 (dotted), whose validation loss was the lowest: train loss 0.800, valid loss 0.400'), ('last', 'has the weights of the last epoch (dotted)'),
+                                       (None, 'is not recorded. The figures on this page')])
+def test_which_epoch_was_kept(tmp_path, keep, said):
+    run = make_run(tmp_path, 30, ['cat', 'dog'])
+    run.write_history(pd.DataFrame(dict(epoch=range(3), train_loss=[2, .8, .3], valid_loss=[np.nan, .4, .5], accuracy=[.4, .7, .85])))
+    run.write_settings(dict(settings=run.settings['settings'] | ({} if keep is None else dict(keep=keep))))
+    found = section(run, 'Training')
+    assert said in found and found.count('<td>kept</td>') == (keep is not None)
+
+def test_the_limit_for_foreign_images(tmp_path):
+    "What it refuses is counted, and the thresholds are judged without it; without logits that is said"
+    run = make_run(tmp_path, 200, ['cat', 'dog'])
+    about = json.loads((run.bundle/'classifier.json').read_text())
+    def said(**foreign):
+        (run.bundle/'classifier.json').write_text(json.dumps(about | dict(temperature=2., foreign=dict(score='energy', threshold=-1., keep=0.95, n=321) | foreign)))
+        return section(run, 'Refusal')
+    assert 'cannot be seen, since their predictions are without logits' in said()
+    p = [with_logits(run, o) for o in ('valid', 'test')][0]
+    energy = -np.logaddexp.reduce(p.logits.astype(float)/2, axis=1)
+    found = said(threshold=float(np.sort(energy)[149] + 1e-6))
+    assert 'a share of 0.95 of such photos passes' in found and '321 known photos' in found and '<td>valid</td><td class="num" data-v="50">50</td>' in found and 'about the images that pass it' in found and '150 images' in found
+    assert 'refuses all images of a split' in said(threshold=-1e6)
+    assert 'are without features' in said(score='distance', sha256='0'*64)

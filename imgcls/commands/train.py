@@ -51,7 +51,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #1553aa2b
+# %% ../../nbs/api/82_commands.train.ipynb #f2f74dd4
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -103,12 +103,14 @@ def train_run(
     with _resumable(out), run or Run.create(out, s) as run:
         from imgcls.compute import compute_report
         from imgcls.data import tables
+        from imgcls.data.scan import scan_images
         table = read_table(folder, s['strict'], label=s['label'], valid=s['valid'], seed=s['seed'])
         typer.echo(f'{tables.table_counts(table).to_string()}\n')
         tables.check_table(table)
         run.write_set_aside(tables.set_aside(table))
         learn = _fit(table, s, run)
         run.write_audit(learn.dls.audit)
+        run.write_table(table, scan_images(tables.table_root(table), table['path'].tolist()).facts)  # the audit has looked already: this is remembered
         run.write_settings(dict(compute=compute_report(learn.compute), chosen=dict(presize=learn.dls.presize, bs=learn.dls.train.bs)))
         found = _write_results(run, learn, table)
         shutil.rmtree(run.path/'checkpoints', ignore_errors=True)

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/53_deploy.bundle.ipynb #ce40ea5a
+# %% ../../nbs/api/53_deploy.bundle.ipynb #98b4f0b0
 import hashlib, logging, os, shutil
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import save, save_file
 from torch import nn
 
 from ..core import ImgclsError, atomic_folder, import_extra, package_versions, shorten, write_json
 from ..data.labels import usable_rows
 from ..data.tables import table_counts, table_fingerprint
+from .schema import _first_layer
 from ..evaluate.page import model_card
 from ..train.features import check_network
 from ..train.heads import check_estimator, is_head, to_head
@@ -24,7 +26,7 @@ from ..train.trace import copy_weights
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/53_deploy.bundle.ipynb #ae481d36
+# %% ../../nbs/api/53_deploy.bundle.ipynb #46a839fb
 def _describe_data(table):
     "Number of images a split and a class, and the fingerprint of what was used"
     counts = table_counts(usable_rows(table)).drop(columns='unusable', errors='ignore')
@@ -65,7 +67,9 @@ def _describe_decisions(temperature, refusal, foreign, vocab):
         if o is None: continue
         if not hasattr(o, 'threshold') or not is_dataclass(o): raise TypeError(f'`{name}` must come from `{name}_threshold`, got {o!r}')
         if o.threshold is None: raise ValueError(f'`{name}` has no threshold from which on to answer: {o}')
-        if o.score != score: raise ValueError(f"a bundle knows what is {name} by '{score}' alone, since it stays small and quick; this threshold is of '{o.score}'")
+        if o.score != score and getattr(o, 'distance', None) is None:
+            more = ', or by a `ClassDistance` (`foreign_threshold(…, distance=…)`)' if name == 'foreign' else ''
+            raise ValueError(f"a bundle tells what is {name} by '{score}'{more}; this threshold is of '{o.score}'")
         if 'unknown' in vocab: raise ValueError(f"a class is called 'unknown', which is the answer where `{name}` refuses one: give the class another name")
     kept = 'score', 'threshold', 'accuracy', 'level', 'n', 'answered', 'right', 'keep'
     found = {name: {k: getattr(o, k) for k in kept if hasattr(o, k)} for name, o in (('refusal', refusal), ('foreign', foreign)) if o is not None}
@@ -86,7 +90,22 @@ def _write_bundle(folder, about, state):
     n = sum(v.numel() for v in state.values())
     (folder/'model_card.md').write_text(model_card(about, n), encoding='utf-8')
 
-# %% ../../nbs/api/53_deploy.bundle.ipynb #3b8ce418
+
+def _check_distance(foreign, model, vocab, width=None):
+    "Refuse a distance that was fitted to other features or classes than the network's"
+    width, (classes, found) = _first_layer(model)[1] if width is None else width, foreign.distance.means.shape
+    if found != width or classes > len(vocab):
+        raise ValueError(f'`foreign` brings a distance for {classes:,} classes and {found:,} features, and the network has {len(vocab):,} and {width}: '
+                         'fit it to features of this learner, as its head gets them')
+
+
+def _write_distance(folder, distance):
+    "Write what tells the foreign; its hash"
+    data = save({k: torch.from_numpy(getattr(distance, k)) for k in ('means', 'axes')})
+    (folder/'foreign.safetensors').write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+# %% ../../nbs/api/53_deploy.bundle.ipynb #14cbe931
 def _with_estimator(learn, estimator):
     "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
     model = nn.Sequential(*learn.model)
@@ -135,7 +154,7 @@ def save_bundle(
     metrics:dict|None=None, # For each split the estimates measured on it, as in {'valid': accuracy_estimate(preds)}
     temperature:float|None=None, # From `fit_temperature`: its logits are divided by it
     refusal=None, # From `refusal_threshold`, of predictions at this temperature: below it, it answers 'unknown'
-    foreign=None, # From `foreign_threshold`, of their energies at this temperature: above it, it answers 'unknown'
+    foreign=None, # From `foreign_threshold`, of their energies at this temperature or of a `ClassDistance`: above it, it answers 'unknown'
     overwrite:bool=False, # Replace a bundle that is there?
 )->Path: # The folder
     "Save a learner's classifier as a folder of safetensors, JSON and a model card, from which `load_bundle` loads it."
@@ -145,10 +164,14 @@ def save_bundle(
         raise FileExistsError(f"'{folder}' exists and is no bundle, so it isn't replaced. Choose another folder.")
     learn, beside = (learn, None) if estimator is None else _with_estimator(learn, estimator)
     decisions = _describe_decisions(temperature, refusal, foreign, getattr(learn.dls, 'vocab', ()))
-    if 'foreign' in decisions and beside is not None: raise ValueError('`foreign` is told by the logits of a network, and here an estimator of scikit-learn answers: leave it out')
+    distance = getattr(foreign, 'distance', None)
+    if distance is not None: _check_distance(foreign, learn.model, learn.dls.vocab, None if beside is None else beside.n_features_in_)
+    elif 'foreign' in decisions and beside is not None:
+        raise ValueError('`foreign` is told by the logits of a network, and here an estimator of scikit-learn answers: leave it out, or tell it by a distance')
     about, state = _describe(learn, metrics, decisions), _state(learn.model)
     dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
     with atomic_folder(dest) as temp:
+        if distance is not None: about['foreign']['sha256'] = _write_distance(temp, distance)
         if beside is not None:
             about['estimator'] = _write_estimator(temp, beside)
             about['versions'] |= package_versions('scikit-learn', 'skops')

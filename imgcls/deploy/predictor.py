@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'load_bundle']
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #d59b5568
+# %% ../../nbs/api/51_deploy.predictor.ipynb #d228cd62
 import logging, math, os, threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
 from ..core import DataError, available_cores, progress, shorten
-from .schema import read_bundle
+from .schema import _first_layer, _read_distance, read_bundle
 from ..images import ImageError, eval_image
 from ..train.vectors import estimator_probs
 
@@ -69,7 +69,7 @@ def _named_images(source):
         if 'not iterable' not in str(e): raise
         raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #e8b045f2
+# %% ../../nbs/api/51_deploy.predictor.ipynb #26c96715
 class Classifier:
     "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
     def __init__(self,
@@ -78,15 +78,20 @@ class Classifier:
         *,
         compute:str|Compute='auto', # Where and how it runs, as in `imgcls.compute`
         estimator=None, # A classifier of scikit-learn that answers from what the network gives; None if the network answers
+        distance=None, # A `ClassDistance` that tells what is foreign by the features; None if the energy tells it, or nothing
     ):
         self.config, self.compute, self.estimator, self._lock = config, choose_compute(compute), estimator, threading.Lock()
         self.vocab, self.size = config['vocab'], config['size']
         model = model.to(self.compute.device, memory_format=torch.channels_last if self.compute.channels_last else torch.contiguous_format).eval()
         self.model = for_inference(model.requires_grad_(False), self.compute, torch.zeros(1, 3, self.size, self.size, device=self.compute.device))
+        self.distance, self._vectors = distance, []
+        if distance is not None and estimator is None: _first_layer(self.model)[0].register_forward_pre_hook(self._keep_vectors)
 
     def __repr__(self):
         network, number = self.config['model']['arch'] or 'own network', str(self.compute.dtype).removeprefix('torch.')
         return f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}), {network} at {self.size} px, on {self.compute.device} in {number}'
+
+    def _keep_vectors(self, layer, args): self._vectors[:] = [args[0].flatten(1).float()]
 
     def _decode(self, pair):
         "The name, and the square that the network sees or the error"
@@ -95,18 +100,20 @@ class Classifier:
         except ImageError as e: return pair[0], e
 
     def _forward(self, squares):
-        "An iterator of the probabilities and logits (None from an estimator) of each of a list of uint8 squares (size, size, 3)"
+        "An iterator of probabilities, logits (None from an estimator) and features (None if no distance needs them) of each of a list of uint8 squares (size, size, 3)"
         x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255).contiguous()
-        with self._lock, torch.inference_mode(), run_as(self.model, self.compute): scores = self.model(x)
+        with self._lock, torch.inference_mode(), run_as(self.model, self.compute):
+            scores = self.model(x)
+            vectors = [None]*len(x) if self.distance is None else (scores if self.estimator is not None else self._vectors.pop()).float().cpu().numpy()
         t = self.config.get('temperature', 1.)
         if self.estimator is not None:
             probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab, temperature=t).astype(np.float32)
-            return zip(probs, [None]*len(probs))
+            return zip(probs, [None]*len(probs), vectors)
         logits = scores.float()/t
-        return zip((logits.sigmoid() if self.config.get('one_vs_all') else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy())
+        return zip((logits.sigmoid() if self.config.get('one_vs_all') else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy(), vectors)
 
     def _answers(self, pairs, bs):
-        "Yield name, (probabilities, logits) or None, and '' or the error, for each pair of a name and an image"
+        "Yield name, (probabilities, logits, features) or None, and '' or the error, for each pair of a name and an image"
         if type(bs) is not int or bs < 1: raise ValueError(f'`bs` must be a whole number of at least 1, got {bs!r}')
         decoded = _map_ahead(self._decode, progress(pairs, total=len(pairs), label='predicting'), 2 * bs)
         for batch in _batches(decoded, bs):
@@ -114,10 +121,14 @@ class Classifier:
             found = self._forward(squares) if squares else iter(())
             for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else (name, next(found), '')
 
-    def _reason(self, probs, logits):
-        "Why the answer with these probabilities and logits is refused; '' if it isn't"
+    def _strangeness(self, logits, vector):
+        "How foreign an image is: by its distance, or by its energy"
+        return -np.logaddexp.reduce(logits.astype(float)) if self.distance is None else self.distance.score(vector[None])[0]
+
+    def _reason(self, probs, logits, vector=None):
+        "Why the answer with these probabilities, logits and features is refused; '' if it isn't"
         refusal, foreign, i = self.config.get('refusal'), self.config.get('foreign'), probs.argmax()
-        if foreign and -np.logaddexp.reduce(logits.astype(float)) > foreign['threshold']: return f'foreign: unlike what it learned, nearest to {self.vocab[i]}'
+        if foreign and self._strangeness(logits, vector) > foreign['threshold']: return f'foreign: unlike what it learned, nearest to {self.vocab[i]}'
         if refusal and probs[i] < np.float32(refusal['threshold']): return f"unsure: {self.vocab[i]} at {probs[i]:.3f}, below {refusal['threshold']:.3f}"
         return ''
 
@@ -125,8 +136,11 @@ class Classifier:
         preds:'Predictions', # From `predictions` of this classifier
     )->np.ndarray: # (n,) of str, '' where it answers; 'unsure: …' or 'foreign: …'
         "Why `predict` would say 'unknown' to these images."
-        if 'foreign' in self.config and preds.logits is None: raise DataError('what is foreign is told by `logits`, and these have none: take `predictions` of this classifier')
-        return np.array([self._reason(*o) for o in zip(preds.probs, [None]*len(preds) if preds.logits is None else preds.logits)], dtype=object)
+        need = 'logits' if self.distance is None else 'features'
+        if 'foreign' in self.config and getattr(preds, need) is None:
+            raise DataError(f'what is foreign is told by `{need}`, and these have none: take `predictions` of this classifier')
+        others = ([None]*len(preds) if o is None else o for o in (preds.logits, preds.features))
+        return np.array([self._reason(*o) for o in zip(preds.probs, *others)], dtype=object)
 
     def predict(self,
         source, # Path, folder, bytes, open file, Pillow image, uint8 array (height, width, 3), or a list of these
@@ -158,9 +172,10 @@ class Classifier:
         bad = [f'{items[i]} ({error})' for i, (_, o, error) in enumerate(found) if o is None]
         if not kept: raise DataError(f'none of the {len(items):,} images can be used: {shorten(bad)}' if bad else 'there are no images to classify')
         if bad: _log.warning("%d of %d images can't be used and are left out: %s", len(bad), len(items), shorten(bad))
-        probs, logits = zip(*(found[i][1] for i in kept))
+        probs, logits, vectors = zip(*(found[i][1] for i in kept))
         return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels and [labels[i] for i in kept]), items=[items[i] for i in kept], root=root, split=split,
-                           logits=None if logits[0] is None else np.stack(logits), one_vs_all=self.config.get('one_vs_all', False))
+                           one_vs_all=self.config.get('one_vs_all', False),
+                           logits=None if logits[0] is None else np.stack(logits), features=None if vectors[0] is None else np.stack(vectors))
 
     def _targets(self, labels):
         if labels is None: return None
@@ -185,7 +200,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in items]
     return items, pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #94f6e737
+# %% ../../nbs/api/51_deploy.predictor.ipynb #d5d3b0b0
 def load_bundle(
     path:str|Path, # Folder that `save_bundle` made
     *,
@@ -196,4 +211,5 @@ def load_bundle(
 )->Classifier: # Ready to be asked
     "Load a classifier from its bundle, which can come from anybody: nothing in it is run."
     model, config, estimator = read_bundle(path, module=module, trusted=trusted)
-    return Classifier(model, config, compute=apply_compute(compute, device=device), estimator=estimator)
+    distance = _read_distance(path, config, _first_layer(model)[1] if estimator is None else estimator.n_features_in_)
+    return Classifier(model, config, compute=apply_compute(compute, device=device), estimator=estimator, distance=distance)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BundleError', 'read_config', 'read_bundle']
 
-# %% ../../nbs/api/50_deploy.schema.ipynb #2d19b4a6
+# %% ../../nbs/api/50_deploy.schema.ipynb #c1fa3a09
 import hashlib, io, math, zipfile, zlib
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from ..core import DataError, ImgclsError, import_extra, read_json, shorten
 from ..models.arithmetic import output_shape
 from ..models.layers import POOLS
 from ..models.pretrained import model_from_config
-from ..train.vectors import estimator_probs
+from ..train.vectors import ClassDistance, estimator_probs
 
-# %% ../../nbs/api/50_deploy.schema.ipynb #06a56e47
+# %% ../../nbs/api/50_deploy.schema.ipynb #58042f30
 class BundleError(ImgclsError, ValueError):
     "A bundle that can't be used: the message names the file and the field, and says what was expected."
 
@@ -69,7 +69,7 @@ _DECISIONS = {'temperature': ('a number from 0.001 to 1,000', lambda o: _is_numb
 _REFUSALS = {
     'refusal': {'score': ("'probability'", lambda o: o == 'probability'), 'threshold': ('a number from 0 to 1', lambda o: _is_number(o) and 0 <= o <= 1),
                 'accuracy': _SHARE, 'level': _SHARE, 'n': _COUNT, 'answered': _COUNT, 'right': _COUNT},
-    'foreign': {'score': ("'energy'", lambda o: o == 'energy'), 'threshold': ('a finite number', _is_number), 'keep': _SHARE, 'n': _COUNT}}
+    'foreign': {'score': ("'energy' or 'distance'", lambda o: o in ('energy', 'distance')), 'threshold': ('a finite number', _is_number), 'keep': _SHARE, 'n': _COUNT}}
 _MODEL = {
     'arch': ("the name of a backbone, such as 'embedded/efficientnet_lite0', or null", lambda o: o is None or isinstance(o, str) and 0 < len(o) <= 200),
     'n_classes': _whole(1, 100_000),
@@ -121,9 +121,11 @@ def _check_decisions(file, config):
         if 'unknown' in config['vocab']: raise BundleError(f"'{file}': a class is called 'unknown', which is the answer where `{name}` refuses one")
     o = config.get('refusal')
     if o and not o['right'] <= o['answered'] <= o['n']: raise BundleError(f"'{file}': `refusal.right` must not be above `refusal.answered`, nor that above `refusal.n`")
-    if 'foreign' in config and 'estimator' in config: raise BundleError(f"'{file}': `foreign` is of the network's logits, and an estimator answers here")
+    foreign = config.get('foreign') or {}
+    if foreign.get('score') == 'distance': _check_fields(file, foreign, {'sha256': _SHA256}, 'foreign.')
+    elif foreign and 'estimator' in config: raise BundleError(f"'{file}': `foreign` is of the network's logits, and an estimator answers here")
 
-# %% ../../nbs/api/50_deploy.schema.ipynb #fede77b1
+# %% ../../nbs/api/50_deploy.schema.ipynb #fa50c251
 def _read_bytes(file, sha256):
     "The file, if it is the one with this hash"
     data = file.read_bytes()
@@ -157,6 +159,28 @@ def _read_estimator(file, config, trusted):
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RecursionError, IndexError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
         raise BundleError(f"'{file}' can't be read as an estimator of scikit-learn ({type(e).__name__}: {e})") from e
     raise BundleError(f"'{file}' holds types that could do harm if somebody made them on purpose: {', '.join(odd)}. If the bundle is your own, load it with trusted={odd!r}.")
+
+
+def _first_layer(model):
+    "The first layer of the head that has weights, and the length of the vectors that it takes; (None, None) if that can't be told"
+    layers = model[1].modules() if isinstance(model, torch.nn.Sequential) and len(model) == 2 else ()
+    first = next((o for o in layers if next(o.parameters(recurse=False), None) is not None), None)
+    return first, getattr(first, 'in_features', getattr(first, 'num_features', None))
+
+
+def _read_distance(folder, config, width):
+    "The distance that tells what is foreign, as `ClassDistance`; None if the bundle has none. `width` is the number of features"
+    if config.get('foreign', {}).get('score') != 'distance': return None
+    file = Path(folder)/'foreign.safetensors'
+    if not file.is_file(): raise BundleError(f"'{folder}' is not whole: it has no file {file.name}")
+    state = _read_state(file, config['foreign']['sha256'])
+    if set(state) != {'means', 'axes'} or any(o.dtype != torch.float32 for o in state.values()):
+        raise BundleError(f"'{file}' must hold `means` and `axes` in float32, and nothing else")
+    try: res = ClassDistance(**{k: v.numpy() for k, v in state.items()})
+    except DataError as e: raise BundleError(f"'{file}': {e}") from e
+    if len(res.means) > len(config['vocab']) or res.means.shape[1] != width:
+        raise BundleError(f"'{file}' knows {len(res.means):,} classes by {res.means.shape[1]:,} features, and the network {len(config['vocab']):,} by {width}")
+    return res
 
 
 def _check_state(model, state, file):

@@ -21,12 +21,18 @@ from PIL import Image
 
 from ..images import ImageError, open_image
 
-# %% ../../nbs/api/49_evaluate.page.ipynb #08b78071
+# %% ../../nbs/api/49_evaluate.page.ipynb #6305fc0d
 def html_text(
     value, # anything; its `str` is taken
 )->str: # safe between tags and inside the quotes of an attribute
     "Text for a page: escaped, and without characters that can't be seen."
     return escape(''.join(o if o.isprintable() else '\N{REPLACEMENT CHARACTER}' for o in str(value)), quote=True)
+
+def _say(text, kind=''): return f'<p{f" class={kind}" if kind else ""}>{html_text(text)}</p>\n'
+
+def _count(n, what): return f'{n:,} {what}{"s"*(n != 1)}'
+
+def _card(title, value, below): return f'<li><span>{html_text(title)}</span><b>{html_text(value)}</b><span>{html_text(below)}</span></li>'
 
 # %% ../../nbs/api/49_evaluate.page.ipynb #3b6c2f58
 def _cell(value):
@@ -185,7 +191,7 @@ def html_page(
             f'<button id="theme" type="button" hidden></button></header><nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>{parts}</main>\n'
             f'<footer>{html_text(footer)}</footer><script>{_SCRIPT}</script></body></html>\n')
 
-# %% ../../nbs/api/49_evaluate.page.ipynb #e11fc0a0
+# %% ../../nbs/api/49_evaluate.page.ipynb #c2d41440
 def _mark(name): return re.sub(r'([\\`*|\[\]])', r'\\\1', html_text(name)).replace('&quot;', '"').replace('&#x27;', "'")
 
 def _counts_lines(images):
@@ -225,7 +231,8 @@ def _trust_lines(about):
                      f'of which {refusal["answered"]:,} were answered, {refusal["right"]:,} of them rightly).')
     if foreign is None: limits.append('- It takes a photo that shows something else for one of its classes' + (', unless it happens to be unsure.' if refusal else '.'))
     else:
-        trust.append('- It says "unknown" to photos unlike those it learned from, as far as its logits tell. '
+        told = 'its logits tell' if foreign['score'] == 'energy' else 'the distance of its features from theirs tells'
+        trust.append(f'- It says "unknown" to photos unlike those it learned from, as far as {told}. '
                      f'This refuses about {1 - foreign["keep"]:.2g} of the photos that it should know, and does not find all others.')
     return trust or ['Neither a temperature nor a limit for answering was fitted.'], limits
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #fd123008
+# %% ../../nbs/api/57_evaluate.report.ipynb #326d3ab1
 import logging
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +16,16 @@ import pandas as pd
 
 from ..core import DataError, ImgclsError, MissingExtraError, atomic_file, package_versions, read_json
 from ..data.audit import KINDS
+from ..data.scan import scan_images
+from ..deploy.schema import _read_distance
 from . import calibration, clean, curves, interpret, metrics, refusal, tables
-from .page import html_chart, html_images, html_page, html_table, html_text
+from .page import _card, _count, _say, html_chart, html_images, html_page, html_table, html_text
 from ..predictions import Predictions
 from ..train.run import Run
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #2ddf7e55
+# %% ../../nbs/api/57_evaluate.report.ipynb #d69639fb
 def _read(path, read):
     "What `read` makes of the file, or None if it isn't there or is broken, which is logged"
     if not path.is_file(): return None
@@ -69,17 +71,11 @@ def _read_run(folder):
     known = [o for o in preds.values() if o.targets is not None]
     main = next(iter(known), None)
     if main is not None and main.split is None: main.split = next(k for k, v in preds.items() if v is main)
-    history, aside, readings = (_read(run.path/f'{o}.csv', _read_table) for o in ('history', 'set_aside', 'readings'))
+    history, aside, readings, images = (_read(run.path/f'{o}.csv', _read_table) for o in ('history', 'set_aside', 'readings', 'images'))
     return SimpleNamespace(run=run, settings=run.settings, audit=audit, about=about, preds=preds, main=main, root=_find_root(run, audit, main),
-                           history=history, aside=aside, readings=readings)
+                           history=history, aside=aside, readings=readings, images=images)
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #279f4b6e
-def _say(text, kind=''): return f'<p{f" class={kind}" if kind else ""}>{html_text(text)}</p>\n'
-
-def _count(n, what): return f'{n:,} {what}{"s"*(n != 1)}'
-
-def _card(title, value, below): return f'<li><span>{html_text(title)}</span><b>{html_text(value)}</b><span>{html_text(below)}</span></li>'
-
+# %% ../../nbs/api/57_evaluate.report.ipynb #532d210a
 def _summary(r):
     "How good it is, how sure that is, and what to know before believing it"
     cards = []
@@ -120,14 +116,29 @@ def _data(r):
         issues = pd.DataFrame(r.audit['issues'])[['severity', 'kind', 'file', 'details']]
         yield html_table(issues, f'The audit in full, {_count(len(issues), "finding")}', rows=100, rest='audit.json')
 
+def _kept_row(r):
+    "The row of the history whose weights the classifier has, if that is recorded"
+    how, losses = r.settings.get('settings', {}).get('keep'), r.history.get('valid_loss', pd.Series(dtype=float)).replace([np.inf, -np.inf], np.nan)
+    if how == 'last': return len(r.history) - 1
+    return int(losses.argmin()) if how == 'best' and losses.notna().any() else None
+
+def _epochs(r):
+    "The curves, and which epoch of them the classifier is"
+    def said(i): return ', '.join(f'{o.replace("_", " ")} {v.iloc[i]:.3f}' for o, v in r.history.select_dtypes('number').items() if o not in ('epoch', 'lr', 'seconds', 'time'))
+    fig, frame, kept, last = interpret.plot_history(r.history), r.history, _kept_row(r), len(r.history) - 1
+    if kept is not None:
+        number = frame['epoch'].iloc[kept] if 'epoch' in frame and frame['epoch'].is_unique else kept
+        for ax in fig.axes: ax.axvline(number, color='0.4', ls=':', lw=1.2)
+        frame = frame.assign(weights=np.where(np.arange(len(frame)) == kept, 'kept', ''))
+    yield html_chart(fig, f'Losses and metrics over {len(frame)} epochs. In the last one: {said(last)}')
+    if kept is None: yield _say('Whether the classifier has the weights of the last epoch or of another is not recorded. The figures on this page are those of its predictions.')
+    elif kept == last: yield _say(f'The classifier has the weights of the last epoch (dotted): {said(kept)}.')
+    else: yield _say(f'The classifier has the weights of epoch {number} (dotted), whose validation loss was the lowest: {said(kept)}. What came after it was not kept.')
+    yield html_table(frame, 'Epoch by epoch')
+
 def _training(r):
     "With what, and how it went"
-    if r.history is None: yield _say('There is no history.csv in the run: how the training went is not known.', 'note')
-    else:
-        last = r.history.iloc[-1]
-        said = ', '.join(f'{o.replace("_", " ")} {last[o]:.3f}' for o in r.history.select_dtypes('number') if o not in ('epoch', 'lr', 'seconds', 'time'))
-        yield html_chart(interpret.plot_history(r.history), f'Losses and metrics over {len(r.history)} epochs. In the last one: {said}')
-        yield html_table(r.history, 'Epoch by epoch')
+    yield from [_say('There is no history.csv in the run: how the training went is not known.', 'note')] if r.history is None else _epochs(r)
     def shown(k, v):
         if k in ('folder', 'out', 'bundle') and isinstance(v, str): return Path(v).name  # where it lies on a machine is nobody's business
         return ', '.join(map(str, v)) if isinstance(v, list) else str(v)
@@ -136,7 +147,7 @@ def _training(r):
     if 'started' in r.settings: rows.insert(0, ('run', 'started', r.settings['started']))
     yield html_table(pd.DataFrame(rows, columns=['part', 'name', 'value']), 'Settings, and what it ran on')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #8baf3c18
+# %% ../../nbs/api/57_evaluate.report.ipynb #cc95ac4a
 def _figures(r):
     "All metrics with intervals, for each split"
     for name, preds in r.preds.items():
@@ -151,10 +162,33 @@ def _figures(r):
 def _classes(r):
     "Each class: what was found of it, and what of what was called so is so"
     yield html_chart(curves.plot_per_class(r.main), f'F1 of each of the {len(r.main.vocab)} classes with its interval; the figures are in the table below')
-    frame = tables.classification_report(r.main, draws=1000)
-    frame = frame.reset_index()
+    frame = tables.classification_report(r.main, draws=1000).reset_index()
     for i, name in enumerate(('n', 'n_called'), 1): frame.insert(i, name, frame.pop(name))
     yield html_table(frame, f'Classes on {r.main.split}; n: images of the class, n_called: images called so', rows=1000)
+    yield _say('The curves ask each class by itself from which probability on to say yes: a strict threshold is at the left, a loose one at the right.')
+    yield html_chart(curves.plot_precision_recall(r.main, k=6), 'Precision against recall for each class, or the worst of many; beside it the areas, with intervals')
+    yield html_chart(curves.plot_roc(r.main, k=6), 'ROC curves: share of a class that is found against share of the others called so; beside it the areas, with intervals')
+
+def _facts_of(r):
+    "A table with what is known of each image: what the run recorded, or else what a look at the files tells; None if neither is there"
+    if r.main.items is None: raise DataError('the predictions have no names of files, so that nothing is known of their images')
+    if r.images is not None and 'path' in r.images and set(r.main.items) <= set(r.images['path'].astype(str)): return r.images.astype(dict(path=str))
+    if r.root is None: return None
+    facts = scan_images(r.root, list(r.main.items)).facts.set_index('path')
+    return facts.mask(facts['error'] != '').reset_index() if (facts['error'] == '').mean() > 0.5 else None
+
+def _slices(r):
+    "In which part of the images it is worse"
+    table = _facts_of(r)
+    if table is None: return (yield _say('Nothing but their classes is recorded of these images, and the photos are not where they were.', 'note'))
+    found = curves.slices(r.main, table)
+    yield _say(curves.describe_slices(found))
+    if not len(found): return
+    (fig := curves.plot_slices(found, k=12)).suptitle('')  # which is said above
+    yield html_chart(fig, f'Accuracy in the {min(len(found), 12)} most striking of {len(found)} slices, beside that of all other images; the figures are in the table below')
+    found = found.assign(column=found['column'].str.replace('_', ' '))
+    caption = f'Slices of {r.main.split}: rest is the accuracy of all other images, p corrected is for {_count(len(found), "look")}'
+    yield html_table(found.rename(columns=dict(p_holm='p corrected')), caption, rows=100)
 
 def _confusion(r):
     "Which classes are taken for which"
@@ -162,14 +196,13 @@ def _confusion(r):
     most = f' Most often: {pairs["actual"][0]} taken for {pairs["predicted"][0]}, {pairs["count"][0]} times.' if len(pairs) else ' Nothing was mixed up.'
     fig = interpret.plot_confusion(r.main, order='similarity' if many else 'vocab', most_confused=25 if many else None)
     yield html_chart(fig, f'Confusion matrix: {int(r.main.correct.sum()):,} of {len(r.main):,} images are right.{most}')
-    cells = interpret.confusion_table(r.main, min_count=1)
-    cells = cells[cells['actual'] != cells['predicted']].sort_values('count', ascending=False, kind='stable')
+    cells = interpret.confusion_table(r.main, min_count=1).query('actual != predicted').sort_values('count', ascending=False, kind='stable')
     if len(cells): yield html_table(cells, 'Mistakes by pair of classes; share, low and high are of the images of the actual class', rows=100)
     for o in pairs.head(3 if r.root else 0).itertuples():
         part = r.main[(r.main.actual == o.actual) & (r.main.labels == o.predicted)]
         yield f'<h3>{html_text(o.actual)} taken for {html_text(o.predicted)}</h3>\n{_sheet(r, part, np.argsort(-part.losses)[:6])}'
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #ddd4f490
+# %% ../../nbs/api/57_evaluate.report.ipynb #4bd6e8b0
 def _sheet(r, preds, rows):
     "The images of some rows, each with its file, what was predicted and what it is"
     if r.root is None: return html_table(preds[rows].to_frame(), 'Without their pictures, since the photos are not where they were')
@@ -182,8 +215,7 @@ def _sheet(r, preds, rows):
 def _images(r):
     "The worst and the most doubtful"
     if r.main.items is None: raise DataError('the predictions have no names of files, so that no images can be shown')
-    worst = np.argsort(-np.nan_to_num(r.main.losses), kind='stable')
-    worst = worst[~r.main.correct[worst]][:12]
+    worst = [i for i in np.argsort(-np.nan_to_num(r.main.losses), kind='stable') if not r.main.correct[i]][:12]
     yield '<h3>Worst: wrong, the largest losses first</h3>\n' + (_sheet(r, r.main, worst) if len(worst) else _say('No answer is wrong.'))
     gap = np.abs(r.main.probs - 0.5).min(1) if r.main.multi_label else -np.diff(np.sort(r.main.probs, axis=1)[:, -2:][:, ::-1]).ravel()
     yield '<h3>Most doubtful: the two likeliest answers are nearest to each other</h3>\n' + _sheet(r, r.main, np.argsort(gap, kind='stable')[:12])
@@ -210,8 +242,32 @@ def _calibration(r):
     yield _say(f'The temperature of {t:.3f} was fitted on {r.main.split}, where it therefore looks a little better than it is. '
                f'The classifier had been too {"sure" if t > 1 else "modest"}.')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #008203cc
+# %% ../../nbs/api/57_evaluate.report.ipynb #7bd81a93
 _WANTED = 0.9, 0.95, 0.97, 0.99
+_STRANGE = {'energy': ('energy, high where no class sees much in a photo,', 'logits'), 'distance': ('distance of its features from those of the nearest class', 'features')}
+
+def _strangeness(r, preds, limit):
+    "How foreign the saved classifier finds each image; None if these predictions can't tell"
+    if getattr(preds, _STRANGE[limit['score']][1]) is None: return None
+    if limit['score'] == 'energy': return refusal.energy_score(preds.logits/(r.about.get('temperature') or 1))
+    return _read_distance(r.run.bundle, r.about, preds.features.shape[1]).score(preds.features)
+
+def _foreign(r):
+    "What the limit for foreign images means and does here; returns the predictions that pass it, by name"
+    limit = (r.about or {}).get('foreign')
+    if not limit or limit.get('score') not in _STRANGE: return r.preds
+    what, need = _STRANGE[limit['score']]
+    yield _say(f'The saved classifier answers "unknown" to photos unlike those it learned from: where the {what} is above {limit["threshold"]:.3g}. '
+               f'It was chosen on {limit["n"]:,} known photos, so that a share of {limit["keep"]:g} of such photos passes; no foreign photo took part.')
+    scores = {k: _strangeness(r, v, limit) for k, v in r.preds.items()}
+    if any(o is None for o in scores.values()):
+        yield _say(f'What the limit does to the images here cannot be seen, since their predictions are without {need}; what follows leaves it out.')
+        return r.preds
+    rows = [(k, m := int((o > limit['threshold']).sum()), m/len(o), *metrics.wilson_interval(m, len(o)), len(o)) for k, o in scores.items()]
+    frame = pd.DataFrame(rows, columns=['images', 'taken for foreign', 'share', 'low', 'high', 'n'])
+    yield html_table(frame, 'Known images that the limit refuses; what follows is about the images that pass it')
+    if (frame['taken for foreign'] == frame['n']).any(): raise DataError('the limit for foreign images refuses all images of a split: it is not of this classifier')
+    return {k: r.preds[k][o <= limit['threshold']] for k, o in scores.items()}
 
 def _refusal(r):
     "When it should not answer, and what that costs"
@@ -219,10 +275,10 @@ def _refusal(r):
     below = f'answers "unknown" where its probability is below {saved["threshold"]:.3f}' if saved and saved['threshold'] else 'answers whatever its probability is'
     if saved: yield _say(f'The saved classifier {below}: of its answers, {saved["accuracy"]:g} shall be right.')
     elif r.about and 'foreign' not in r.about: yield _say('The saved classifier always answers: no threshold was saved with it.')
-    if 'foreign' in (r.about or {}): yield _say('The saved classifier answers "unknown" to photos unlike those it learned from, too; what follows leaves that out.')
+    passed = yield from _foreign(r)
     try: t = _temperature(r)
     except DataError: t = 1.  # nothing to fit it to; what it can't be applied to says so below
-    main = calibration.apply_temperature(r.main, t)
+    main = calibration.apply_temperature(next(passed[k] for k, v in r.preds.items() if v is r.main), t)
     found = [refusal.refusal_threshold(main, accuracy=o) for o in sorted({*_WANTED, *([saved['accuracy']] if saved else [])})]
     shown = next(o for o in found if o.accuracy == 0.95)
     yield _say(shown.sentence)
@@ -231,8 +287,8 @@ def _refusal(r):
             for o in found for c in [o.coverage]]
     frame = pd.DataFrame(rows, columns=['wanted accuracy', 'threshold', 'answered', 'low', 'high', 'images needed at least']).astype({'images needed at least': 'Int64'})
     yield html_table(frame, f'Thresholds chosen on {r.main.split}, at a confidence of 95 %; where there is none, these images do not show the accuracy')
-    for name, preds in r.preds.items():
-        if preds is r.main or preds.targets is None: continue
+    for name, preds in passed.items():
+        if r.preds[name] is r.main or preds.targets is None: continue
         rows = []
         for o in found:
             part = refusal.answered(calibration.apply_temperature(preds, t), o) if o.threshold is not None else []
@@ -261,8 +317,8 @@ def _files(r):
     "What is where"
     yield html_table(r.run.files(), 'Files of the run')
 
-# %% ../../nbs/api/57_evaluate.report.ipynb #e75c2cac
-_SECTIONS = {'Summary': _summary, 'Data': _data, 'Training': _training, 'Metrics': _figures, 'Classes': _classes, 'Confusion': _confusion, 'Images': _images,
+# %% ../../nbs/api/57_evaluate.report.ipynb #ec8efaf3
+_SECTIONS = {'Summary': _summary, 'Data': _data, 'Training': _training, 'Metrics': _figures, 'Classes': _classes, 'Confusion': _confusion, 'Slices': _slices, 'Images': _images,
              'Calibration': _calibration, 'Refusal': _refusal, 'Suspects': _suspects, 'Files': _files}
 
 def _section(make, r):

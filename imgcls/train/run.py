@@ -32,9 +32,10 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #d952a44f
+# %% ../../nbs/api/33_train.run.ipynb #334fece0
 _PARTS = {'report.html': 'all there is to know, on one page', 'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
+          'images.csv': 'the photos: class, split, size and whatever else is known of them',
           'set_aside.csv': 'files that cannot be used, with the reason', 'audit.json': 'what was found wrong with the photos before training',
           'readings.csv': 'each time that test photos were predicted', 'predictions': 'what was predicted, one line per photo, with all probabilities',
           'figures': 'pictures to look at', 'checkpoints': 'what is needed to go on after an interruption'}
@@ -127,6 +128,17 @@ class Run:
     )->Path|None: # The file, or None if there is nothing to write
         "Write `set_aside.csv`, if any file is set aside."
         return self._write_csv(self.path/'set_aside.csv', frame) if len(frame) else None
+
+    def write_table(self,
+        table:pd.DataFrame, # The photos it is trained and judged on, with all columns that are known of them
+        facts:pd.DataFrame|None=None, # More columns for the same `path`s, such as `scan_images(…).facts`
+    )->Path: # The file
+        "Write `images.csv`, by which a report can look at parts of the photos."
+        if 'path' not in table: raise DataError(f"the table has no column 'path': its columns are {', '.join(map(repr, table.columns))}")
+        labels = {} if 'label' not in table else dict(label=table['label'].map(lambda o: o if isinstance(o, str) else '|'.join(o)))
+        new = [] if facts is None else [o for o in facts if o not in table]
+        table = table.assign(**labels)
+        return self._write_csv(self.path/'images.csv', table.merge(facts[['path', *new]], 'left', 'path') if new else table)
 
     def write_audit(self,
         report, # From `audit`

@@ -15,7 +15,7 @@ from ..core import DataError, atomic_file, atomic_folder, check_option, import_e
 _log = logging.getLogger('imgcls')
 
 # %% auto #0
-__all__ = ['Features', 'FeatureWriter', 'estimator_probs']
+__all__ = ['Features', 'FeatureWriter', 'estimator_probs', 'unit_vectors', 'ClassDistance']
 
 # %% ../../nbs/api/04_train.vectors.ipynb #c0b78846
 _FORMAT, _COLUMNS = 1, ('targets', 'items', 'splits', 'views')
@@ -222,3 +222,71 @@ def estimator_probs(
     if temperature == 1: return res
     res = np.maximum(res.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)**(1/temperature)  # 0 to any power would stay 0
     return res/res.sum(1, keepdims=True)
+
+# %% ../../nbs/api/04_train.vectors.ipynb #4c5bb687
+def unit_vectors(
+    features:np.ndarray, # (n, d), such as `preds.features`
+)->np.ndarray: # (n, d) float32, each of length 1
+    "The directions of vectors, with their lengths left out."
+    if features is None: raise DataError('the distance needs `features`, and these predictions have none: ask for them with predict(…, features=True)')
+    x = np.asarray(features, dtype=np.float32)
+    if x.ndim != 2 or not np.isfinite(x).all(): raise ValueError(f'`features` must have finite numbers, a row for each image, got shape {x.shape}')
+    return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+_MOST_AXES = 1024
+
+
+class ClassDistance:
+    "How far vectors lie from the nearest class, in two small tables that can travel with a classifier."
+    def __init__(self,
+        means:np.ndarray, # (n_classes, d): the mean of the unit vectors of each class
+        axes:np.ndarray, # (k, d): directions in which a class spreads, each as long as it is to be discounted, from 0 to 1
+    ):
+        self.means, self.axes = (np.ascontiguousarray(o, dtype=np.float32) for o in (means, axes))
+        m, a = self.means.astype(float), self.axes.astype(float)
+        if m.ndim != 2 or a.ndim != 2 or not len(m) or m.shape[1] != a.shape[1] or len(a) > min(a.shape[1], _MOST_AXES):
+            raise DataError(f'`means` and `axes` must be tables of as many columns, at least one mean and at most {_MOST_AXES:,} axes, got the shapes {m.shape} and {a.shape}')
+        with np.errstate(all='ignore'): gram = a @ a.T
+        lengths, crossing = np.r_[(m**2).sum(1), np.diag(gram)], np.abs(gram - np.diag(np.diag(gram)))
+        if not (lengths <= 1.002).all() or not (crossing < 0.01).all():
+            raise DataError('`means` and `axes` must be at most 1 long, and the axes at right angles to each other: make them with `ClassDistance.fit`')
+
+    @classmethod
+    def fit(cls,
+        features:np.ndarray, # (n, d) of the training images
+        targets:np.ndarray, # (n,) class numbers
+        *,
+        k:int=64, # How many directions to tell apart, up to 1,024; fewer where there are not so many features or images
+        most:int=20_000, # The directions are those of at most so many images, drawn at random
+    )->ClassDistance: # Of the classes that have images
+        "Find the means of the classes and the directions in which their images spread."
+        from sklearn.utils.extmath import randomized_svd
+        x, targets = unit_vectors(features), np.asarray(targets)
+        if targets.shape != (len(x),) or not len(x):
+            raise ValueError(f'`targets` must be a class for each of at least one image, got the shape {targets.shape} beside features of the shape {x.shape}')
+        if type(k) is not int or not 0 <= k <= _MOST_AXES: raise ValueError(f'`k` must be a whole number from 0 to {_MOST_AXES:,}, got {k!r}')
+        classes, number = np.unique(targets, return_inverse=True)
+        means = np.stack([x[number == i].mean(0) for i in range(len(classes))])
+        some = np.random.default_rng(0).permutation(len(x))[:most]
+        spread, k = x[some] - means[number[some]], min(k, x.shape[1], max(len(some) - len(classes), 0))
+        total = float((spread.astype(float)**2).sum())
+        if not k or total <= 1e-9*len(some): return cls(means, np.zeros((0, x.shape[1])))
+        _, sizes, axes = randomized_svd(spread, k, random_state=0)
+        rest = max(total - float((sizes.astype(float)**2).sum()), 0)/max(x.shape[1] - k, 1)
+        return cls(means, axes*np.sqrt(np.clip(1 - rest/np.maximum(sizes.astype(float)**2, 1e-12), 0, 1))[:, None])
+
+    def score(self,
+        features:np.ndarray, # (n, d) of other images
+    )->np.ndarray: # (n,) from 0 to 4, the higher, the more foreign
+        "The squared distance to the nearest class, in which directions of great spread count less."
+        x, means = unit_vectors(features).astype(float), self.means.astype(float)
+        if x.shape[1] != means.shape[1]: raise ValueError(f'`features` must have {means.shape[1]:,} columns, as those of training have, got {x.shape[1]:,}')
+        axes, res = self.axes.T.astype(float), np.full(len(x), np.inf)
+        along = x @ axes
+        for mean, there in zip(means, means @ axes): np.minimum(res, ((x - mean)**2).sum(1) - ((along - there)**2).sum(1), out=res)
+        return np.clip(res, 0, 4)
+
+    def __repr__(self):
+        (classes, width), size = self.means.shape, self.means.nbytes + self.axes.nbytes
+        return f'ClassDistance: {classes:,} classes, {width:,} features, {len(self.axes):,} directions, {size/1e6:.1f} MB'
