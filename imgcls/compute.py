@@ -154,12 +154,15 @@ def run_as(
         for hook in hooks: hook.remove()
         while opened: opened.pop().__exit__(None, None, None)  # an interrupt in the middle of a forward pass
 
-# %% ../nbs/api/03_compute.ipynb #06cbf4ad
+# %% ../nbs/api/03_compute.ipynb #1fb197fd
 class _Wiring(TorchDispatchMode):
     "Notes what each convolution gives, and what uses it; all tensors stay alive, so that each has a place of its own in memory"
     def __init__(self):
         super().__init__()
         self.given, self.uses, self.first, self.norms, self._alive = {}, Counter(), {}, [], []
+
+    @classmethod
+    def _should_skip_dynamo(cls): return False  # asked by torch, which would import its whole compiler only to keep it away from here
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out, name = func(*args, **(kwargs or {})), str(func)
@@ -210,7 +213,7 @@ def fold_batch_norm(
             setattr(parent, name, rest)
     return net
 
-# %% ../nbs/api/03_compute.ipynb #7f793999
+# %% ../nbs/api/03_compute.ipynb #8e7abdb7
 _FUSED = {nn.ReLU: ('relu', 'relu', []), nn.ReLU6: ('hardtanh', 'hardtanh', [0., 6.]), nn.SiLU: ('silu', 'swish', []), nn.Hardswish: ('hardswish', 'hardswish', [])}
 
 
@@ -239,7 +242,7 @@ class _FusedConv(nn.Conv2d):
 
 
 def _is_fusable(o):
-    known = type(o) is nn.Conv2d and not isinstance(o.padding, str) or type(o).__name__ == 'Conv2dSame'
+    known = type(o) is nn.Conv2d and not isinstance(o.padding, str) or type(o).__name__.lstrip('_') == 'Conv2dSame'
     return known and o.padding_mode == 'zeros' and o.weight.dtype == torch.float32 and _is_plain(o)
 
 

@@ -18,10 +18,11 @@ from imgcls.data.tables import image_table
 from imgcls.deploy import bundle as module
 from imgcls.deploy.bundle import save_bundle
 from imgcls.deploy.predictor import load_bundle
-from imgcls.deploy.schema import BundleError
+from imgcls.deploy.schema import BundleError, read_bundle, read_config
 from imgcls.evaluate.calibration import apply_temperature
-from imgcls.evaluate.metrics import accuracy_estimate
+from imgcls.evaluate.metrics import Estimate, accuracy_estimate
 from imgcls.evaluate.refusal import Foreign, Refusal, foreign_threshold
+from imgcls.models.pretrained import image_model
 from imgcls.train.learner import fine_tune, image_learner, predict
 from imgcls.train.vectors import ClassDistance
 
@@ -148,7 +149,7 @@ def test_existing_folders(learn, saved, tmp_path):
     assert names(tmp_path) == ['bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'other', 'other/mine.txt']
 
 
-@pytest.mark.parametrize('step', ['save_file', 'write_json', 'model_card'])
+@pytest.mark.parametrize('step', ['save', 'model_card', 'atomic_folder'])
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()], ids=['full', 'ctrl-c'])
 def test_broken_off(learn, tmp_path, monkeypatch, step, error):
     "A save that breaks off leaves nothing, and an old bundle as it was"
@@ -221,6 +222,179 @@ assert 'fastai' not in sys.modules'''
     here, there = load_bundle(saved, compute='fp32').predict(photos), pd.read_csv(tmp_path/'answers.csv')
     assert (here['label'].fillna('') == there['label'].fillna('')).all() and np.allclose(here['probability'], there['probability'], atol=1e-6, equal_nan=True)
     assert there['error'].str.startswith('truncated').sum() == 1
+
+
+# --- One file ------------------------------------------------------------------------------------------------------
+def test_zip(learn, saved, photos, tmp_path):
+    "The same files in one, stored, which answer the same; the same learner gives the same bytes"
+    metrics = {'valid': accuracy_estimate(predict(learn))}
+    file = save_bundle(learn, tmp_path/'model.zip', metrics=metrics)
+    with zipfile.ZipFile(file) as z:
+        assert z.namelist() == names(saved) and {o.compress_type for o in z.infolist()} == {zipfile.ZIP_STORED} and z.testzip() is None
+        assert all(z.read(o) == (saved/o).read_bytes() for o in ('classifier.json', 'model.safetensors'))
+    assert names(tmp_path) == ['model.zip'] and file.read_bytes() == save_bundle(learn, tmp_path/'again.zip', metrics=metrics).read_bytes()
+    one, folder = (load_bundle(o, compute='fp32') for o in (file, saved))
+    pd.testing.assert_frame_equal(one.predict(photos), folder.predict(photos))
+    assert one.config == folder.config == read_config(file) == read_config(saved) == read_config(saved/'classifier.json')
+    (tmp_path/'without_ending').write_bytes(file.read_bytes())
+    assert load_bundle(tmp_path/'without_ending').vocab == one.vocab
+    unpacked = tmp_path/'unpacked'
+    shutil.unpack_archive(file, unpacked)
+    assert load_bundle(unpacked).config == one.config
+
+
+def test_zips_of_other_programs(saved, tmp_path):
+    "Packed, and with other files beside; but not with a folder around them"
+    with zipfile.ZipFile(tmp_path/'packed.zip', 'w', zipfile.ZIP_DEFLATED) as z:
+        for o in saved.iterdir(): z.write(o, o.name)
+        z.writestr('__MACOSX/._classifier.json', b'x')
+    assert load_bundle(tmp_path/'packed.zip').vocab == ['china', 'flower']
+    shutil.make_archive(tmp_path/'around', 'zip', saved.parent, saved.name)
+    with pytest.raises(BundleError, match="it has 'bundle/classifier.json': zip the files of the folder, not the folder"): load_bundle(tmp_path/'around.zip')
+
+
+def test_existing_zips(learn, saved, tmp_path):
+    file = save_bundle(learn, tmp_path/'model.zip')
+    before = file.read_bytes()
+    with pytest.raises(FileExistsError, match='exists already'): save_bundle(learn, file)
+    (tmp_path/'other.zip').write_bytes(b'PK\3\4')
+    (tmp_path/'folder.zip').mkdir()
+    shutil.copytree(saved, tmp_path/'bundle.zip')
+    for o in ('other.zip', 'folder.zip', 'bundle.zip'):
+        with pytest.raises(FileExistsError, match="exists and is no bundle, so it isn't replaced"): save_bundle(learn, tmp_path/o, overwrite=True)
+    assert file.read_bytes() == before
+    save_bundle(learn, file, overwrite=True, temperature=2)
+    assert read_config(file)['temperature'] == 2 and names(tmp_path)[0] == 'bundle.zip' and not any('tmp' in o for o in names(tmp_path))
+
+
+@pytest.mark.parametrize('step', ['save', 'model_card', 'atomic_file'])
+def test_a_zip_that_is_broken_off(learn, tmp_path, monkeypatch, step):
+    file = save_bundle(learn, tmp_path/'model.zip')
+    before = file.read_bytes()
+    def fail(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(module, step, fail)
+    for path in (file, tmp_path/'a/new.zip'):
+        with pytest.raises(KeyboardInterrupt): save_bundle(learn, path, overwrite=True)
+    assert names(tmp_path) == ['model.zip'] and file.read_bytes() == before
+
+
+def test_an_estimator_in_a_zip(fitted, tmp_path):
+    file = save_bundle(fitted.learn, tmp_path/'b.zip', estimator=fitted.machine)
+    table = fitted.table[fitted.table['split'] == 'valid']
+    np.testing.assert_array_equal(load_bundle(file, compute='fp32').predictions(table).probs, load_bundle(fitted.bundle, compute='fp32').predictions(table).probs)
+
+
+def test_the_command_reads_a_zip(learn, photos, tmp_path):
+    file = save_bundle(learn, tmp_path/'model.zip')
+    photo = photos/'flower/00.jpg'
+    run = subprocess.run([sys.executable, '-c', 'import sys; from imgcls.cli import main; sys.exit(main())', 'predict', str(file), str(photo)], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(Path(module.__file__).parents[2])}, cwd=tmp_path)
+    assert run.returncode == 0 and run.stdout.startswith(f'{photo}\t'), run.stderr
+    assert names(tmp_path) == ['model.zip']
+
+
+# --- Several labels to an image ------------------------------------------------------------------------------------
+@pytest.fixture(scope='module')
+def several(photos):
+    table = image_table(photos, valid=0.4)
+    table['label'] = [('green',)*(i % 2) + ('red',)*(i % 3 == 0) for i in range(len(table))]
+    return image_learner(image_loaders(table, size=64, bs=8, num_workers=0), compute='fp32')
+
+
+def test_several_labels(several, tmp_path):
+    bundle = save_bundle(several, tmp_path/'b', threshold=0.3, temperature=2)
+    about, card = read_config(bundle), (bundle/'model_card.md').read_text()
+    assert (about['schema'], about['multi_label'], about['one_vs_all'], about['threshold'], about['temperature']) == (2, True, False, 0.3, 2)
+    assert 'For a photo it gives any number of: green, red.' in card and 'whose probability is at least 0.3' in card and 'It always answers' not in card
+    network, x = read_bundle(bundle)[0].eval(), torch.rand(2, 3, 64, 64)
+    with torch.no_grad(): torch.testing.assert_close(network(x), several.model.eval()(x))
+    assert 'threshold' not in read_config(save_bundle(several, tmp_path/'plain'))
+
+
+@pytest.mark.parametrize('options,text', [(dict(threshold=0), '`threshold` must be a number between 0 and 1, got 0'), (dict(threshold='x'), '`threshold` must be'), (dict(refusal=0), '`refusal` is for'), (dict(foreign=0), '`foreign` is for'),
+    (dict(estimator=0), '`estimator` is for a classifier that gives one label')], ids=str)
+def test_several_labels_refuse(several, tmp_path, options, text):
+    with pytest.raises(ValueError, match=text): save_bundle(several, tmp_path/'b', **options)
+    assert not names(tmp_path)
+
+
+def test_a_threshold_is_for_several_labels(learn, tmp_path):
+    with pytest.raises(ValueError, match='`threshold` is for a classifier that gives several labels'): save_bundle(learn, tmp_path/'b', threshold=0.5)
+
+
+def test_a_bundle_of_several_labels_of_old():
+    "A bundle of schema 2 with several labels, as it was saved once"
+    folder = Path(__file__).parent/'bundles/schema_2_several'
+    want, (network, config, *_) = json.loads((folder/'answers.json').read_text()), read_bundle(folder)
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(np.stack([rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(8)])).permute(0, 3, 1, 2)/255
+    with torch.no_grad(): probs = (network.eval()(x)/config['temperature']).sigmoid().numpy()
+    np.testing.assert_allclose(probs, want['probs'], atol=1e-5)
+    assert (config['multi_label'], config['threshold']) == (True, 0.4)
+    assert [[k for k, p in zip(config['vocab'], o) if p >= 0.4] for o in probs] == want['labels']
+
+
+# --- What was not measured, and what would not be read -------------------------------------------------------------
+def test_metrics_that_are_unknown(learn, tmp_path):
+    "NaN has no place in JSON: null in the description, a sentence in the card"
+    nan = float('nan')
+    bundle = save_bundle(learn, tmp_path/'b', metrics={'test': [Estimate('recall of flower', nan, nan, nan, n=0), Estimate('accuracy', 0.5, 0.4, 0.6, n=90)]})
+    text = (bundle/'classifier.json').read_text()
+    assert 'NaN' not in text and [o['value'] for o in load_bundle(bundle).config['metrics']] == [None, 0.5]
+    card = (bundle/'model_card.md').read_text()
+    assert '- recall of flower on test: could not be measured' in card and '- accuracy on test: 0.500' in card
+
+
+@pytest.mark.parametrize('fields,text', [(dict(vocab=['a', 'a\x1b[2J']), 'without control characters'), (dict(vocab=['a', 'a']), 'a list of different names'), (dict(size=4), '`size` must be a whole number from 8'), (dict(presize=32), '`presize` must be at least `size`')], ids=str)
+def test_what_could_not_be_read_is_not_written(learn, tmp_path, fields, text):
+    dls = SimpleNamespace(**dict(vocab=['china', 'flower'], size=64, presize=96, method='crop') | fields)
+    for name in ('b', 'b.zip'):
+        with pytest.raises(BundleError, match=text): save_bundle(SimpleNamespace(dls=dls, model=learn.model), tmp_path/name)
+    assert not names(tmp_path)
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+def test_links(saved, tmp_path):
+    "A link that stays inside is followed, one that leads out is not, whatever it leads to"
+    inside = tmp_path/'inside'
+    shutil.copytree(saved, inside)
+    (inside/'model.safetensors').rename(inside/'weights')
+    (inside/'model.safetensors').symlink_to('weights')
+    (tmp_path/'link').symlink_to(inside)
+    for folder in (inside, tmp_path/'link'): assert load_bundle(folder).vocab == ['china', 'flower']
+    outside = tmp_path/'outside'
+    shutil.copytree(saved, outside)
+    (outside/'model.safetensors').unlink()
+    (outside/'model.safetensors').symlink_to(saved/'model.safetensors')
+    with pytest.raises(BundleError, match='is a symbolic link that leads out of the bundle'): load_bundle(outside)
+
+
+kinds = dict(usual=dict(), bare=dict(hidden=(), pool='avg'), wide=dict(hidden=(5000,)), flat=dict(pool='flatten', hidden=(8,)))
+
+
+@pytest.mark.parametrize('arch,options', [(arch, kinds[k]) for arch, some in (('timm/resnet18', ['usual']), ('timm/vit_tiny_patch16_224', ['wide']), ('torchvision/mobilenet_v3_small', ['flat']),
+    ('torchvision/regnet_y_400mf', ['usual']), ('embedded/efficientnet_lite0', ['bare'])) for k in some], ids=str)
+def test_networks_that_are_counted_first(tmp_path, arch, options):
+    "All kinds of networks get through the check on the meta device, and one number less in their weights does not"
+    size = 224 if 'vit' in arch else 64
+    network = image_model(arch, 3, pretrained=False, size=size, **options)
+    learn = SimpleNamespace(dls=SimpleNamespace(vocab=list('abc'), size=size, presize=size, method='crop'), model=network)
+    bundle = save_bundle(learn, tmp_path/'b')
+    again, x = read_bundle(bundle)[0].eval(), torch.rand(1, 3, size, size)
+    with torch.no_grad(): torch.testing.assert_close(again(x), network.eval()(x))
+    about = json.loads((bundle/'classifier.json').read_text())
+    for fields in (dict(hidden=[7]), dict(arch='timm/resnet34'), dict(arch='timm/vit_giant_patch14_reg4_dinov2')):
+        (bundle/'classifier.json').write_text(json.dumps(about | dict(model=about['model'] | fields)))
+        with pytest.raises(BundleError, match="doesn't fit the network"): read_bundle(bundle)
+
+
+def test_sizes_that_do_not_go_through(tmp_path):
+    "A network that takes photos of one size alone is not loaded with another"
+    learn = SimpleNamespace(dls=SimpleNamespace(vocab=list('abc'), size=224, presize=224, method='crop'), model=image_model('timm/vit_tiny_patch16_224', 3, pretrained=False))
+    bundle = save_bundle(learn, tmp_path/'b')
+    about = json.loads((bundle/'classifier.json').read_text())
+    for size in (96, 640):
+        (bundle/'classifier.json').write_text(json.dumps(about | dict(size=size, presize=size)))
+        with pytest.raises(BundleError): read_bundle(bundle)
 
 
 # --- Decisions -----------------------------------------------------------------------------------------------------

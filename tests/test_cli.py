@@ -98,10 +98,14 @@ def test_train_says(run):
 
 
 def test_same_seed_same_weights(run, photos, tmp_path):
-    "Another process with the same command gives the same weights, another seed others"
+    "Another process that repeats the run from its run.toml gives the same weights in a folder of its own, another seed others"
     weights = (run[0]/'bundle/model.safetensors').read_bytes()
-    command('train', photos, '--out', tmp_path/'again', '--seed', 7, *small, cwd=tmp_path)
-    assert (tmp_path/'again/bundle/model.safetensors').read_bytes() == weights
+    out, err = command('train', '--config', run[0]/'run.toml', cwd=tmp_path)
+    again = tmp_path/'imgcls-run'
+    assert (again/'bundle/model.safetensors').read_bytes() == weights and 'repeated' not in err
+    before, after = (tomllib.loads((o/'run.toml').read_text()) for o in (run[0], again))
+    assert before['data'] == after['data'] and before['results'] == after['results']
+    assert before['settings'] | dict(out=0) == after['settings'] | dict(out=0)
     assert main(['train', str(photos), '--out', str(tmp_path/'other'), '--seed', '8', *small]) == 0
     assert (tmp_path/'other/bundle/model.safetensors').read_bytes() != weights
 
@@ -157,7 +161,7 @@ def test_resume_refusals(run, photos, tmp_path, capsys):
     assert main(['train', '--out', str(run[0]), '--resume']) == 0
     assert 'is finished: there is nothing to go on with' in capsys.readouterr().out
     assert main(['train', '--out', str(tmp_path), '--resume']) == 1
-    assert 'is no run: it has no file run.toml' in capsys.readouterr().err
+    assert 'is no run: it has no file run.toml. A run is a folder that `imgcls train` leaves' in capsys.readouterr().err
     assert main(['train', '--resume']) == 1
     assert '--resume needs --out' in capsys.readouterr().err
 
@@ -171,6 +175,59 @@ def test_readings_are_logged(run, photos, tmp_path):
     assert [o['by'].split(' ')[0] for o in csv.DictReader(open(copy/'readings.csv'))] == ['predict', 'imgcls']
     assert main(['evaluate', str(copy/'bundle'), str(photos), '--split', 'valid']) == 0
     assert len(list(csv.DictReader(open(copy/'readings.csv')))) == 2
+
+
+# --- train --config ---------------------------------------------------------------------------------------------------
+def test_repeated_with_a_difference(run, photos, tmp_path, capsys, monkeypatch):
+    "The command line comes first; other photos and other versions are told"
+    before = tomllib.loads((run[0]/'run.toml').read_text())
+    assert before['data']['images'] == 240
+    other = tmp_path/'other.toml'
+    other.write_text((run[0]/'run.toml').read_text().replace(before['data']['fingerprint'], 'f'*64).replace('fastai = "', 'fastai = "0.'))
+    seen = {}
+    from imgcls.commands import train
+    monkeypatch.setattr(train, '_fit', lambda table, s, run: seen.update(s) or 1/0)
+    with pytest.raises(ZeroDivisionError): main(['train', '--config', str(other), '--epochs', '3', '--bs', '64', '--out', str(tmp_path/'third')])
+    err = capsys.readouterr().err
+    assert 'the photos are not the same as in the run that is repeated (240 then, 240 now)' in err and re.search('other versions than in the run that is repeated: fastai .* [(]was 0[.]', err)
+    assert {k: seen[k] for k in seen if seen[k] != before['settings'].get(k) and seen[k] is not None} == dict(epochs=3, bs=64, out=tmp_path/'third', folder=photos)  # 3 and 64 are defaults, and were said
+    with pytest.raises(ZeroDivisionError): main(['train', '--config', str(other), '--seed', '8', '--out', str(tmp_path/'third')])
+    assert 'the photos are not' not in capsys.readouterr().err  # another seed splits them otherwise
+    assert not (tmp_path/'third').exists()
+
+
+def test_config_by_hand(photos, tmp_path, capsys, monkeypatch):
+    from imgcls.commands import train
+    seen, file = {}, tmp_path/'mine.toml'
+    monkeypatch.setattr(train, 'train_run', lambda folder, out, s, run=None, *, noted: seen.update(s, folder=folder, out=out) or 1/0)
+    file.write_text(f'folder = "{photos}"\nfreeze-epochs = 0\nlr = 1\nbs = 16\nbalance = "loss"\ncache = true\nout = "{tmp_path}/here"\n')
+    with pytest.raises(ZeroDivisionError): main(['train', '--config', str(file), '--lr', '0.5'])
+    assert seen | dict(folder=photos, freeze_epochs=0, lr=0.5, bs=16, balance='loss', cache=True, out=tmp_path/'here', epochs=3, seed=42) == seen
+    with pytest.raises(ZeroDivisionError): train.train(config=file, seed=1)
+    assert seen['seed'] == 1 and seen['lr'] == 1. and isinstance(seen['lr'], float)
+    (tmp_path/'run').mkdir()
+    shutil.copy(file, tmp_path/'run/run.toml')
+    with pytest.raises(ZeroDivisionError): main(['train', 'photos', '--config', str(tmp_path/'run')])  # the folder of a run will do
+    assert seen['folder'] == Path('photos')
+
+
+@pytest.mark.parametrize('text,said', [
+    ('epohcs = 3', "`imgcls train` has no setting `epohcs`. Did you mean `epochs`?"), ('[setings]\nepochs = 3', 'has no setting `setings`'), ('resume = true', 'has no setting `resume`'),
+    ('epochs = "3"', "`epochs` must be a whole number, got '3'"), ('epochs = 3.0', '`epochs` must be a whole number, got 3.0'), ('epochs = true', '`epochs` must be a whole number, got True'),
+    ('epochs = -1', '`epochs` must be at least 0, got -1'), ('size = 5000', '`size` must be at least 8 and at most 4096, got 5000'), ('lr = "fast"', "`lr` must be a number, got 'fast'"),
+    ('valid = 1.5', '`valid` must be at least 0 and at most 1'), ('augment = "non"', "`augment` must be one of 'standard', 'no_flip', 'any_way_up', 'trivial', 'none', got 'non'. Did you mean 'none'?"),
+    ('cache = "yes"', "`cache` must be true or false, got 'yes'"), ('folder = 3', '`folder` must be text, got 3'), ('bs = "many"', "`bs`: 'many' is neither a whole number"), ('bs = 0', "`bs`: '0' is neither"),
+    ('arch = ["a"]', "`arch` must be text, got ['a']"), ('[settings]\ncommand = "evaluate"', 'has the settings of `imgcls evaluate`'), ('epochs 3', "isn't valid TOML"), (None, 'No such file')])
+def test_bad_config(tmp_path, capsys, text, said):
+    if text is not None: (tmp_path/'x.toml').write_text(text)
+    assert main(['train', 'photos', '--config', str(tmp_path/'x.toml')]) == 1
+    err = capsys.readouterr().err
+    assert said in err and 'x.toml' in err and 'Traceback' not in err
+
+
+def test_config_with_resume(run, capsys):
+    assert main(['train', '--resume', '--out', str(run[0]), '--config', str(run[0])]) == 2
+    assert 'either --config or --resume' in ' '.join(capsys.readouterr().err.split())
 
 
 # --- predict ----------------------------------------------------------------------------------------------------------
@@ -276,6 +333,10 @@ def test_demo_on_own_photos(photos, tmp_path):
                  'Everything is in imgcls-demo', 'bundle/model.safetensors', 'figures/confusion.png', 'imgcls predict imgcls-demo/bundle PHOTO', 'imgcls notebooks DIR'):
         assert text in out, text
     assert sum(o.startswith('epoch ') for o in err.splitlines()) == 3
+    from imgcls.commands.base import read_settings
+    from imgcls.commands.train import train
+    settings, noted = read_settings(tmp_path/'imgcls-demo', train, skip=('resume', 'config'), of=('train', 'demo'))  # `imgcls train` can repeat it
+    assert settings['size'] == 128 and settings['bs'] == '64' and settings['folder'] == photos and 'fingerprint' in noted['data']
 
 
 def test_demo_data(monkeypatch, tmp_path):
@@ -328,10 +389,20 @@ def test_samples(tmp_path):
     assert {'digits', 'clothing', 'cats_dogs'} <= {o.split()[0] for o in out.splitlines()}
 
 
-def test_version(tmp_path):
+def test_samples_as_json(capsys):
+    assert main(['samples', '--json']) == 0
+    found = {o['name']: o for o in json.loads(capsys.readouterr().out)}
+    assert found['digits']['classes'] == 10 and found['digits']['images'] == 1797 and found['digits']['here'] is True
+
+
+def test_version(tmp_path, capsys):
     import imgcls
     out, err = command('version', cwd=tmp_path)
     assert out.startswith(f'imgcls {imgcls.__version__}\nfastai ') and '\npython 3.' in out and '\ntorch ' in out and not err
+    assert main(['version', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == dict(o.split(' ') for o in out.splitlines())
+    assert main(['--version']) == 0
+    assert capsys.readouterr().out == f'imgcls {imgcls.__version__}\n'
 
 
 def test_help_is_light_and_quick(tmp_path, record_testsuite_property):
@@ -354,14 +425,53 @@ print([o for o in ('fastai', 'torch', 'pandas', 'matplotlib', 'numpy', 'PIL') if
 
 def test_every_command_has_help_with_an_example(capsys):
     assert main(['--help']) == 0
-    listed = [o.split()[0] for o in capsys.readouterr().out.partition('Commands:')[2].splitlines() if o.strip()]
-    assert set(listed) == {'demo', 'audit', 'cache', 'train', 'evaluate', 'predict', 'report', 'notebooks', 'samples', 'version'}
+    commands = capsys.readouterr().out.partition('Commands:')[2]
+    listed = [o.split()[0] for o in commands.splitlines() if o.strip()]
+    assert '...' not in commands
+    assert listed == ['demo', 'audit', 'train', 'evaluate', 'report', 'predict', 'export', 'serve', 'samples', 'cache', 'notebooks', 'version']  # as somebody meets them
     for name in listed:
         assert main([name, '--help']) == 0
         out = capsys.readouterr().out
-        assert f'Example: imgcls {name}' in out and '...' not in out.partition('Options:')[2]
+        assert f'Example: imgcls {name}' in out and '...' not in out.partition('Options:')[2] and len(out.splitlines()) <= 60
+        assert out.rpartition('\n\n')[2].lstrip().startswith('Example: '), 'the example stands at the end'
         for line in out.partition('Options:')[2].splitlines():
             if line.strip().startswith('--'): assert len(line.split('  ')) >= 2, line
+
+
+# --- Completion -------------------------------------------------------------------------------------------------------
+def complete(monkeypatch, capsys, line, shell='bash'):
+    "What the shell is told when the tabulator key is pressed behind `line`"
+    words = line.split(' ')
+    env = dict(COMP_WORDS=line, COMP_CWORD=str(len(words) - 1), _TYPER_COMPLETE_ARGS=line, _TYPER_COMPLETE_WORD_TO_COMPLETE=words[-1], _TYPER_COMPLETE_FISH_ACTION='get-args')
+    with monkeypatch.context() as m:
+        for k, v in (env | dict(_IMGCLS_COMPLETE=f'complete_{shell}')).items(): m.setenv(k, v)
+        assert main([]) == 0
+    return capsys.readouterr().out
+
+
+def test_completion(monkeypatch, capsys):
+    def of(line): return complete(monkeypatch, capsys, line).split()
+    assert of('imgcls ex') == ['export'] and of('imgcls e') == ['evaluate', 'export'] and of('imgcls xyz') == []
+    assert of('imgcls predict --re') == ['--resume'] and of('imgcls train --fr') == ['--freeze-epochs'] and of('imgcls --ver') == ['--version']
+    assert of('imgcls train photos --augment no') == ['no_flip', 'none'] and of('imgcls export b --to ') == ['onnx', 'pt2']
+    for line in ('imgcls predict ru', 'imgcls predict b pho', 'imgcls train pho', 'imgcls train --config ru', 'imgcls predict b p --out a'): assert of(line) == []  # the shell completes files
+    assert 'evaluate' in complete(monkeypatch, capsys, 'imgcls ev', 'zsh') and 'Measure a saved classifier' in complete(monkeypatch, capsys, 'imgcls ev', 'zsh')
+    assert complete(monkeypatch, capsys, 'imgcls ev', 'fish').startswith('evaluate\t')
+
+
+@pytest.mark.parametrize('shell,text', [('bash', 'complete -o default -F _imgcls_completion imgcls'), ('zsh', '#compdef imgcls'), ('fish', 'complete --command imgcls')])
+def test_completion_script(tmp_path, monkeypatch, capsys, shell, text):
+    "The script for a shell; in bash it is loaded, and asked"
+    monkeypatch.setenv('_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION', '1')
+    assert main(['--show-completion', shell]) == 0
+    script = capsys.readouterr().out
+    assert text in script and '_IMGCLS_COMPLETE' in script
+    if shell != 'bash' or not shutil.which('bash'): return
+    (tmp_path/'imgcls').write_text(f'#!{sys.executable}\nimport sys; from imgcls.cli import main; sys.exit(main())')
+    (tmp_path/'imgcls').chmod(0o755)
+    ask = '\nCOMP_WORDS=(imgcls ex); COMP_CWORD=1; _imgcls_completion imgcls; echo "${COMPREPLY[@]}"'
+    res = subprocess.run(['bash', '-c', script + ask], capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(root), PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert res.stdout == 'export\n', res.stderr
 
 
 # --- What can go wrong ------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from imgcls.data.presize import Presize
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.predictions import Predictions
-from imgcls.train.ensembles import CropView, Snapshots, average_predictions, crop_views, predict_snapshots, predict_views
+from imgcls.images import CropView, crop_views
+from imgcls.train.ensembles import Snapshots, average_predictions, predict_snapshots, predict_views
 from imgcls.train.keep import BestCheckpoint
 from imgcls.train.learner import fine_tune, image_learner, predict
 from imgcls.train.losses import OneVsAllLoss

@@ -77,7 +77,7 @@ def bundle_with(w, **fields):
     (w.folder/'changed').mkdir(exist_ok=True)
     (w.folder/'changed/classifier.json').write_text(json.dumps(about | fields))
     (w.folder/'changed/model.safetensors').write_bytes((w.bundle/'model.safetensors').read_bytes())
-    return load_bundle(w.folder/'changed')
+    return load_bundle(w.folder/'changed', module=nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU()))
 
 
 def noise_record(n=100):
@@ -304,6 +304,15 @@ rows = {
     'Classifier: bs': (lambda w: w.classifier.predict(w.photos, bs=0), ValueError, '`bs` must be a whole number of at least 1, got 0'),
     'Classifier: a number': (lambda w: w.classifier.predict(3), TypeError, '`source` must be a path, a folder, bytes, a Pillow image, an array'),
     'Classifier: a table': (lambda w: w.classifier.predict(w.table), TypeError, 'for a table use `predictions(table)`'),
+    'Classifier: threads': (lambda w: w.classifier.predict_batches(w.photos, threads=0), ValueError, '`threads` must be a whole number of at least 1, got 0'),
+    'Classifier: views': (lambda w: w.classifier.predict(w.photos, views='flips'), ValueError, "Did you mean 'flip'"),
+    'Classifier: a normalized tensor': (lambda w: w.classifier.predict(torch.full((3, 8, 8), -1.)), ValueError, 'must be from 0 to 1, got -1 to -1; undo its normalization'),
+    'Classifier: several labels and refusals': (lambda w: Classifier(w.learn.model, w.classifier.config | dict(multi_label=True, refusal={}), compute='fp32'), ValueError,
+                                                'has neither refusals, which are of one label, nor an estimator'),
+    'ClassifierEnsemble: a path': (lambda w: public.ClassifierEnsemble([w.bundle]), TypeError, 'members[0] must be a classifier, as from load_bundle(path)'),
+    'ClassifierEnsemble: other classes': (lambda w: public.ClassifierEnsemble([w.classifier, Classifier(w.learn.model, w.classifier.config | dict(vocab=['cat', 'cow']), compute='fp32')]),
+                                          ValueError, 'members[1] has other classes than members[0]: it lacks 1: dog; it has 1 more: cow'),
+    'ClassifierEnsemble: weights': (lambda w: public.ClassifierEnsemble([w.classifier], weights=[0]), ValueError, '`weights` must be numbers of 0 or more, and not all 0'),
     'Classifier: empty folder': (lambda w: w.classifier.predict(w.folder/'void'), DataError, 'there are no images in'),
     'Classifier: nothing readable': (lambda w: w.classifier.predictions([w.folder/'cut.png']), DataError, 'none of the 1 images can be used'),
     'Classifier: no column': (lambda w: w.classifier.predictions(w.table.drop(columns='path')), DataError, "the table has no column 'path'"),
@@ -313,8 +322,9 @@ rows = {
     'save_bundle: below a file': (lambda w: save_bundle(w.learn, w.folder/'file.txt/b'), OSError, "Can't write"),
     'save_bundle: metrics': (lambda w: save_bundle(w.learn, w.folder/'b', metrics={'valid': 0.9}), TypeError, '`metrics` must map a split to estimates'),
     'save_bundle: plain model': (lambda w: save_bundle(SimpleNamespace(dls=w.dls, model=nn.Flatten()), w.folder/'b'), TypeError, 'make the learner with `image_learner`'),
-    'save_bundle: several labels': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b'], size=8, presize=8, method='crop', multi_label=True), model=w.learn.model), w.folder/'b'),
-                                    ImgclsError, 'gives one label to an image, and this one gives several'),
+    'save_bundle: threshold': (lambda w: save_bundle(w.learn, w.folder/'b', threshold=0.3), ValueError, '`threshold` is for a classifier that gives several labels to an image, and this one gives one'),
+    'save_bundle: several labels': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b'], size=8, presize=8, method='crop', multi_label=True), model=w.learn.model), w.folder/'b', refusal=0.5),
+                                    ValueError, '`refusal` is for a classifier that gives one label to an image, and this one gives several'),
     'save_bundle: plain loaders': (lambda w: save_bundle(SimpleNamespace(dls=SimpleNamespace(vocab=['a', 'b']), model=w.learn.model), w.folder/'b'), TypeError, 'make them with `image_loaders`'),
     'save_state: an object': (lambda w: public.save_state(w.folder/'changed/x.safetensors', dict(a=object())), TypeError, 'a checkpoint holds tensors, numbers, text, lists and dictionaries, got object'),
     'read_state: not there': (lambda w: public.read_state(w.folder/'gone.safetensors'), FileNotFoundError, 'gone.safetensors'),
@@ -566,7 +576,7 @@ rows = {
     'save_bundle: estimator': (lambda w: save_bundle(w.learn, w.folder/'b', estimator=fitted()), DataError, 'the learner has the classes cat, dog, and the estimator a, b'),
 }
 # Names that refuse nothing by themselves: values, what fails only with what it is given, and what fastai calls
-silent = {'EvalBatches', 'fuse_activations', 'map_ahead', 'PAGE_POLICY', 'running', 'ExportReport', 'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
+silent = {'BUNDLE_LIMITS', 'EvalBatches', 'fuse_activations', 'map_ahead', 'PAGE_POLICY', 'running', 'ExportReport', 'Path', 'REASONS', 'PRESETS', 'POOLS', 'EMBEDDED', 'cache_folder', 'figure', 'progress', 'shorten', 'probe_image', 'Compute', 'bf16_reason', 'run_as', 'tune_allocator',
           'list_samples', 'own_random', 'TrainOnly', 'TableReader', 'TableSplitter', 'Body', 'InputNorm', 'BnEval', 'EpochLines', 'History', 'ImageLearner', 'no_trace', 'Estimate',
           'MissingExtraError', 'DataError', 'WeightsError', 'AuditReport', 'IMAGE_SUFFIXES', 'KINDS', 'SIDE', 'Scan', 'available_cores', 'package_versions', 'scan_images', 'forget_scans',
           'is_list', 'list_caches', 'list_image_files', 'unlisted_files', 'split_name', 'tidy_labels', 'usable_rows', 'show_copies', 'softmax', 'log_softmax', 'LRRecord', 'RULES', 'keep_random',

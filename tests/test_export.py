@@ -12,7 +12,8 @@ from imgcls.cli import main
 from imgcls.core import DataError, ImgclsError, MissingExtraError
 from imgcls.deploy import export as module
 from imgcls.deploy.export import export_bundle, export_settings
-from imgcls.deploy.predictor import BundleError, Classifier, load_bundle
+from imgcls.deploy.predictor import Classifier, load_bundle
+from imgcls.deploy.schema import BundleError
 from imgcls.images import eval_image
 from imgcls.models.pretrained import image_model
 

@@ -13,7 +13,7 @@ from fastai.torch_core import set_seed
 from fasttransform import Transform
 from torch import nn
 
-from imgcls.core import DataError, ImgclsError
+from imgcls.core import DataError
 from imgcls.data import loaders as module
 from imgcls.data.audit import exact_duplicates
 from imgcls.data.augment import PRESETS, RandTransform
@@ -21,6 +21,7 @@ from imgcls.data.loaders import ImageDL, effective_counts, image_block, image_lo
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
 from imgcls.deploy.bundle import save_bundle
+from imgcls.deploy.schema import read_config
 from imgcls.images import ImageError, fit_short_side, open_image
 from imgcls.train.learner import fine_tune, image_learner, predict
 
@@ -325,10 +326,10 @@ def test_unknown_and_mixed_labels(several):
     with pytest.raises(DataError): make(several.assign(label=['x', *several.label[1:]]), check=None)
 
 
-def test_a_bundle_of_several_labels_is_refused(several, tmp_path):
+def test_a_bundle_of_several_labels(several, tmp_path):
     learn = image_learner(make(several), net(), compute='fp32')
-    with pytest.raises(ImgclsError, match='gives one label to an image, and this one gives several'): save_bundle(learn, tmp_path/'bundle')
-    assert not list(tmp_path.iterdir())
+    about = read_config(save_bundle(learn, tmp_path/'bundle'))
+    assert (about['schema'], about['multi_label'], about['vocab']) == (2, True, list(learn.dls.vocab))
 
 
 # --- A cache -------------------------------------------------------------------------------------------------------

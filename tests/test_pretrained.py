@@ -130,13 +130,16 @@ def test_own_module_that_gives_classes_needs_no_head():
     assert not isinstance(vectors[1], nn.Identity) and vectors(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
-def test_config_is_json_and_builds_the_same():
+@pytest.mark.parametrize('arch', ['timm/resnet18', 'efficientnet_lite0'])
+def test_config_is_json_and_builds_the_same(arch):
     import json
-    model = image_model('timm/resnet18', 3, pretrained=False, hidden=(), pool='avg', normalize=((.1,) * 3, (.2,) * 3)).eval()
+    model = image_model(arch, 3, pretrained=False, hidden=(), pool='avg', normalize=((.1,) * 3, (.2,) * 3)).eval()
     again = model_from_config(json.loads(json.dumps(model.config))).eval()
     again.load_state_dict(model.state_dict())
-    x = torch.rand(2, 3, 64, 64)
-    with torch.no_grad(): assert torch.equal(again(x), model(x))
+    assert again.config == model.config and again.group_names == model.group_names
+    for sides in ((64, 64), (75, 100), (33, 65)):
+        x = torch.rand(2, 3, *sides)
+        with torch.no_grad(): assert torch.equal(again(x), model(x))
 
 
 # --- Heads that lay the map out flat, and heads without batch norm --------------------------------------------------

@@ -16,7 +16,7 @@ from ..core import check_option
 
 _all_ = ['app']  # handed on to the command, with what is added to it here
 
-# %% ../../nbs/api/81_commands.data.ipynb #96b6a64b
+# %% ../../nbs/api/81_commands.data.ipynb #6f2a9802
 def _wanted(fail_on):
     "The kinds in `--fail-on`; names of severities stand for all of their kinds"
     from imgcls.data.audit import KINDS
@@ -36,7 +36,7 @@ def audit(
     exact:bool=False, # Look for copies that are equal to the byte only, which is faster
     out:Path|None=None, # New folder for the report and its figures
 ):
-    "Say what is wrong with a folder of photos: unreadable files, copies, leaks, classes."
+    "Say what is wrong with photos: broken files, copies, leaks, classes."
     from imgcls.data import audit as module
     from imgcls.data.tables import image_table, table_counts
     wanted = _wanted(fail_on)
@@ -58,12 +58,17 @@ def _write(report, out):
         for name, fig in figures.items():
             if fig is not None: fig.savefig(folder/f'{name}.png', dpi=120)
 
-# %% ../../nbs/api/81_commands.data.ipynb #d12e2ad8
+# %% ../../nbs/api/81_commands.data.ipynb #7c637242
 @command('imgcls samples')
-def samples():
+def samples(
+    *,
+    json:bool=False, # Answer as JSON
+):
     "List data sets that have a name."
     from imgcls.data.samples import list_samples
-    typer.echo(list_samples()[['name', 'classes', 'images', 'size_px', 'megabytes', 'licence', 'offline', 'here']].to_string(index=False))
+    found = list_samples()
+    if json: typer.echo(found.to_json(orient='records', indent=1, force_ascii=False))
+    else: typer.echo(found[['name', 'classes', 'images', 'size_px', 'megabytes', 'licence', 'offline', 'here']].to_string(index=False))
 
 # %% ../../nbs/api/81_commands.data.ipynb #243c4e19
 @command('imgcls cache --remove all')

@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['train_run', 'say_files', 'train', 'app']
 
-# %% ../../nbs/api/82_commands.train.ipynb #868b2dd7
-import logging, os, shutil, signal, threading
-from contextlib import contextmanager
+# %% ../../nbs/api/82_commands.train.ipynb #a4090373
+import inspect, logging, os, shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from .base import Compute, Epochs, command, free_folder, given, read_table
+from .base import Compute, Epochs, command, free_folder, given, read_settings, read_table, stoppable
 from .data import app
-from ..core import DataError, shorten
+from ..core import DataError, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 _all_ = ['app']  # handed on to the command, with what is added to it here
@@ -51,7 +50,7 @@ def _batch_figure(learn):
     learn.dls.show_batch(max_n=8, ctxs=list(axes.flat))
     return fig
 
-# %% ../../nbs/api/82_commands.train.ipynb #f2f74dd4
+# %% ../../nbs/api/82_commands.train.ipynb #4f790f0c
 def _write_results(run, learn, table):
     "Measure, save and draw; returns the estimates by split"
     from imgcls.deploy.bundle import save_bundle
@@ -73,20 +72,25 @@ def _write_results(run, learn, table):
     return found
 
 
-@contextmanager
-def _resumable(out):
-    "Say how to go on with the run in folder `out` if the block is interrupted; SIGTERM interrupts as Ctrl-C does"
-    from imgcls.train.state import Checkpoint, Interrupted
-    def stop(number, frame): raise Interrupted('stopped', number)
-    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
-    try: yield
-    except KeyboardInterrupt as e:
-        kept = any((out/'checkpoints'/o).exists() for o in (Checkpoint.file, Checkpoint.features))
-        if not kept: raise Interrupted('stopped before the first batch: nothing is kept', getattr(e, 'signal', signal.SIGINT)) from e
-        go_on = f'imgcls train --out {os.path.relpath(out)} --resume'
-        raise Interrupted(f'stopped; the state of the training is kept. Go on with: {go_on}', getattr(e, 'signal', signal.SIGINT)) from e
-    finally:
-        if before is not None: signal.signal(signal.SIGTERM, before)
+def _how_to_go_on(out):
+    "The sentence for a training in folder `out` that was stopped"
+    from imgcls.train.state import Checkpoint
+    kept = any((out/'checkpoints'/o).exists() for o in (Checkpoint.file, Checkpoint.features))
+    if not kept: return 'stopped before the first batch: nothing is kept'
+    return f'stopped; the state of the training is kept. Go on with: imgcls train --out {os.path.relpath(out)} --resume'
+
+
+def _describe_photos(table, s, noted):
+    "How many photos there are, and their fingerprint; with a warning of what keeps the run in `noted` from being repeated"
+    from imgcls.data.tables import table_fingerprint
+    before, now = noted.get('data', {}), dict(images=len(table[table['error'] == '']), fingerprint=table_fingerprint(table))
+    asked = noted.get('settings', {})
+    if before and before['fingerprint'] != now['fingerprint'] and all(asked.get(k) == s[k] for k in ('label', 'valid', 'seed')):
+        _log.warning('the photos are not the same as in the run that is repeated (%s then, %s now): the result will differ', before['images'], now['images'])
+    versions = noted.get('versions', {})
+    changed = [f'{k} {v} (was {versions[k]})' for k, v in package_versions(*sorted(versions.keys() - {'imgcls'})).items() if v != versions.get(k, v)]
+    if changed: _log.warning('other versions than in the run that is repeated: %s. The weights may differ.', shorten(changed, 10))
+    return now
 
 
 def train_run(
@@ -94,13 +98,15 @@ def train_run(
     out:Path, # Folder of the run
     s:dict, # Settings, as `train` takes them
     run=None, # The run to go on with; None makes a new one
+    *,
+    noted:dict|None=None, # What `run.toml` holds of the run that is repeated
 )->tuple: # The run and the table of the photos
     "Train with the settings `s`, from the photos to the figures."
     from imgcls.models.pretrained import qualified_name
     from imgcls.train import learner  # noqa: F401 - all imports that take long come before the first file
     from imgcls.train.run import Run
     qualified_name(s['arch'])
-    with _resumable(out), run or Run.create(out, s) as run:
+    with stoppable(lambda: _how_to_go_on(out)), run or Run.create(out, s) as run:
         from imgcls.compute import compute_report
         from imgcls.data import tables
         from imgcls.data.scan import scan_images
@@ -108,6 +114,7 @@ def train_run(
         typer.echo(f'{tables.table_counts(table).to_string()}\n')
         tables.check_table(table)
         run.write_set_aside(tables.set_aside(table))
+        run.write_settings(dict(data=_describe_photos(table, s, noted or {})))
         learn = _fit(table, s, run)
         run.write_audit(learn.dls.audit)
         run.write_table(table, scan_images(tables.table_root(table), table['path'].tolist()).facts)  # the audit has looked already: this is remembered
@@ -125,7 +132,7 @@ def say_files(
     typer.echo(f'\nEverything is in {os.path.relpath(run.path)}')
     for o in run.files().itertuples(): typer.echo(f'  {o.file:<28} {o.what}')
 
-# %% ../../nbs/api/82_commands.train.ipynb #ede1dff6
+# %% ../../nbs/api/82_commands.train.ipynb #3a1c6f76
 def _batch_size(value):
     if value == 'auto' or value.isdecimal() and int(value) > 0: return value
     raise typer.BadParameter(f"{value!r} is neither a whole number of at least 1 nor 'auto'.")
@@ -147,7 +154,15 @@ def _find_run(out, settings):
     return run, kept | ({'workers': settings['workers']} if 'workers' in given() else {})
 
 
-@command('imgcls train photos --epochs 5 --out run')
+def _configured(config, settings):
+    "The settings with those of a file, and what else the file holds; what was said on the command line stays"
+    kept, noted = read_settings(config, train, skip=('resume', 'config'), of=('train', 'demo'))
+    if 'started' in noted: kept.pop('out', None)  # written by a run: its repetition has a folder of its own
+    defaults = {k: p.default for k, p in inspect.signature(train).parameters.items()}
+    return settings | {k: v for k, v in kept.items() if k not in given() and settings[k] == defaults[k]}, noted
+
+
+@command('imgcls train photos --epochs 5 --out run, or imgcls train --config run/run.toml --seed 7')
 def train(
     folder:Annotated[Path|None, typer.Argument()]=None, # Folder with a folder of photos for each class, with or without train/valid/test above them
     *,
@@ -170,9 +185,14 @@ def train(
     strict:bool=False, # Stop if any file cannot be used, instead of setting it aside
     keep:Literal['best', 'last']='best', # Which epoch's weights are saved: the one with the lowest validation loss, or the last
     resume:bool=False, # Go on with the run in --out that was stopped, with its settings
+    config:Path|None=None, # A TOML file with options, such as the run.toml of a run, which is then repeated; what stands on the command line comes first
 ):
     "Train a classifier on a folder of photos."
-    settings = dict(command='train') | {k: v for k, v in locals().items() if k != 'resume'} | dict(bs=bs if bs == 'auto' else int(bs))
+    settings, noted = {k: v for k, v in locals().items() if k not in ('resume', 'config')}, None
+    if config and resume: raise typer.BadParameter('a run that is continued has its settings already: give either --config or --resume', param_hint='--config')
+    if config: settings, noted = _configured(config, settings)
+    folder, out, bs = (settings[o] for o in ('folder', 'out', 'bs'))
+    settings = dict(command='train') | settings | dict(bs=bs if bs == 'auto' else int(bs))
     if resume:
         run, settings = _find_run(out, settings)
         if 'results' in run.settings:
@@ -180,6 +200,6 @@ def train(
             return
         run, _ = train_run(settings['folder'], run.path, settings, run)
     elif folder is None: raise typer.BadParameter('the folder of photos is missing', param_hint='FOLDER')
-    else: run, _ = train_run(folder, free_folder(out, 'imgcls-run', folder), settings)
+    else: run, _ = train_run(folder, free_folder(out, 'imgcls-run', folder), settings, noted=noted)
     say_files(run)
     typer.echo(f'\nAsk it: imgcls predict {os.path.relpath(run.bundle)} PHOTO')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UploadLimits', 'create_app', 'serve', 'running']
 
-# %% ../../nbs/api/59_deploy.app.ipynb #e75ef8cf
+# %% ../../nbs/api/59_deploy.app.ipynb #7fd3fc39
 import asyncio, io, logging, re, signal, socket, threading
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,7 @@ from PIL import Image
 from ..core import DataError, MissingExtraError, import_extra, package_versions
 from ..data.files import list_image_files
 from .page import PAGE_POLICY, upload_page
+from .predictor import _joined
 from ..images import ImageError, open_image
 
 if TYPE_CHECKING: from fastapi import FastAPI
@@ -43,7 +44,7 @@ class UploadLimits:
             if type(value) not in (int, float) or not 0 < value < 1e6 or f.name in ('files', 'waiting') and value != int(value):
                 raise ValueError(f'`{f.name}` must be a {"whole " if f.type is int else ""}number above 0 and below a million, got {value!r}')
 
-# %% ../../nbs/api/59_deploy.app.ipynb #460095f7
+# %% ../../nbs/api/59_deploy.app.ipynb #d13b2d1c
 def _png_url(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, 'png')
@@ -74,10 +75,15 @@ def _answer(classifier, name, file, *, k, explain, megapixels):
     try: square = classifier._decode((name, open_image(file, short_side=c.get('presize'), max_pixels=int(megapixels*1e6))))[1]
     except ImageError as e: square = e
     if isinstance(e := square, ImageError): return res | dict(error=e.reason if e.reason != 'too many pixels' else f'{e.reason}: at most {megapixels:g} million are read')
-    [(probs, logits)] = classifier._forward([square])
-    best, reason = np.argsort(-probs, kind='stable'), classifier._reason(probs, logits)
+    [found] = classifier._forward([square])
+    probs, reason = found[0], classifier._reason(*found)
+    best = np.argsort(-probs, kind='stable')
     shown = [dict(label=classifier.vocab[i], probability=round(float(probs[i]), 6)) for i in best[:k]]
-    return res | dict(shown[0], label='unknown' if reason else shown[0]['label'], reason=reason, probabilities=shown,
+    label = 'unknown' if reason else shown[0]['label']
+    if classifier.multi_label:
+        label = _joined(probs, classifier.vocab, classifier.threshold)
+        reason = '' if label else f'no class has a probability of {classifier.threshold:g} or more'
+    return res | dict(shown[0], label=label or 'none', reason=reason, probabilities=shown,
                       heatmap=_heat(classifier, square, best[0]) if explain else None)
 
 # %% ../../nbs/api/59_deploy.app.ipynb #59ad3a38

@@ -37,12 +37,12 @@ class ExportReport:
         return (f'{self.path} ({self.size / 1e6:.1f} MB): on {self.photos:,} photos the probabilities differ by at most {self.difference:.1e} '
                 f'({self.tolerance:.0e} is allowed), the same first class on {self.same:,}')
 
-# %% ../../nbs/api/52_deploy.export.ipynb #ad2d3ae9
+# %% ../../nbs/api/52_deploy.export.ipynb #34208f4c
 class _Whole(nn.Module):
     "From uint8 pixels (n, size, size, 3) to probabilities, and logits at the temperature"
     def __init__(self, model, config):
         super().__init__()
-        self.model, self.temperature, self.one_vs_all = model, config.get('temperature', 1.), config.get('one_vs_all', False)
+        self.model, self.temperature, self.one_vs_all = model, config.get('temperature', 1.), config.get('one_vs_all', False) or config.get('multi_label', False)
 
     def forward(self, pixels):
         logits = self.model(pixels.permute(0, 3, 1, 2).float() / 255) / self.temperature
@@ -76,7 +76,8 @@ def _trace(net, config):
 
 def _describe(config, to):
     "What whoever runs the file must know besides"
-    kept = ['vocab', 'size', 'presize', 'method', 'multi_label', 'refusal', *(['foreign'] if config.get('foreign', {}).get('score') != 'distance' else []), 'sha256', 'metrics']
+    foreign = ['foreign'] if config.get('foreign', {}).get('score') == 'energy' else []  # a distance needs features, which the file doesn't give
+    kept = ['vocab', 'size', 'presize', 'method', 'multi_label', 'threshold', 'refusal', *foreign, 'sha256', 'metrics']
     return dict(imgcls_export=1, input='pixels: uint8 (n, size, size, 3), RGB', outputs='probs, logits: float32 (n, classes)',
                 temperature=config.get('temperature', 1.), one_vs_all=config.get('one_vs_all', False)) | {k: config[k] for k in kept if k in config} | dict(
                 versions=package_versions('torch', *(('onnx', 'onnxscript', 'onnxruntime') if to == 'onnx' else ())))

@@ -99,14 +99,18 @@ def _torchvision_network(name, weights):
     side, before = t.crop_size[0], t.resize_size[0]
     return net, square, dict(input_size=(3, side, side), crop_pct=side/before, interpolation=t.interpolation.value, crop_mode='center', mean=t.mean, std=t.std)
 
-# %% ../../nbs/api/54_deploy.imagenet.ipynb #1b6d1e59
+# %% ../../nbs/api/54_deploy.imagenet.ipynb #7bb58bb1
 class _ImageNetClassifier(Classifier):
     def __init__(self, model, config, square, *, compute):
         super().__init__(model, config, compute=compute)
         self._square = square
 
+    def _whole(self, image): return _trim(open_image(image))
+
+    def _cut(self, picture): return self._square(picture)
+
     def _decode(self, pair):
-        try: return pair[0], self._square(_trim(open_image(pair[1])))
+        try: return pair[0], self._cut(self._whole(pair[1]))
         except ImageError as e: return pair[0], e
 
 

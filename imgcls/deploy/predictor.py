@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Classifier', 'load_bundle']
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #d228cd62
-import logging, math, os, threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+# %% ../../nbs/api/51_deploy.predictor.ipynb #7ef2655a
+import glob, logging, math, os
+from collections.abc import Iterator
+from itertools import chain, cycle, islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
-from ..core import DataError, available_cores, progress, shorten
-from .schema import _first_layer, _read_distance, read_bundle
-from ..images import ImageError, eval_image
+from ..core import DataError, available_cores, map_ahead, progress, shorten
+from .schema import read_bundle
+from ..images import CropView, ImageError, _choose_views, _view_picture, eval_image, fit_short_side, open_image
+from ..models.layers import _first_layer
 from ..train.vectors import estimator_probs
 
 if TYPE_CHECKING:
@@ -29,49 +30,217 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #7f5fd6cd
-def _map_ahead(f, items, n):
-    "Yield `f(item)` in order, at most `n` of them worked out ahead, in threads"
-    pool, waiting = ThreadPoolExecutor(available_cores(), 'imgcls-decode'), deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(f, item))
-            if len(waiting) > n: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
-    finally: pool.shutdown(cancel_futures=True)
-
-
-def _batches(items, bs):
-    items = iter(items)
-    while batch := list(islice(items, bs)): yield batch
+# %% ../../nbs/api/51_deploy.predictor.ipynb #b9954d40
+def _matching(pattern): return sorted(o for o in glob.iglob(pattern, recursive=True) if os.path.isfile(o))
 
 
 def _folder_files(folder):
     "Paths of the files in `folder` that should be images"
-    from imgcls.data.tables import list_image_files
+    from imgcls.data.files import list_image_files
     files = list_image_files(folder)
     if not files: raise DataError(f"there are no images in '{folder}'")
     return files
 
 
-def _named_images(source):
-    "Pairs of a name and something that `open_image` takes"
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        return [(o, o) for o in (os.path.join(name, p) for p in _folder_files(name))] if os.path.isdir(name) else [(name, name)]
+def _paths(name):
+    "The path, or those of the images in a folder, or those that a pattern matches"
+    if os.path.isdir(name): return [os.path.join(name, o) for o in _folder_files(name)]
+    return glob.has_magic(name) and not os.path.lexists(name) and _matching(name) or [name]
+
+
+def _one_source(source):
+    "Pairs of a name and an image, or None if `source` holds several"
+    if isinstance(source, (str, os.PathLike)): return [(o, o) for o in _paths(os.fspath(source))]
     if isinstance(source, (bytes, bytearray, memoryview)): return [('<bytes>', source)]
     if isinstance(source, Image.Image): return [(getattr(source, 'filename', '') or '<image>', source)]
     if isinstance(source, np.ndarray): return [('<array>', source)]
+    if isinstance(source, torch.Tensor): return [('<tensor>', source)]
     if hasattr(source, 'read'): return [(str(getattr(source, 'name', '<file>')), source)]
     if hasattr(source, 'columns'): raise TypeError('`predict` takes paths and images; for a table use `predictions(table)`')
-    try: return [pair for o in source for pair in _named_images(o)]
-    except TypeError as e:
-        if 'not iterable' not in str(e): raise
-        raise TypeError(f'`source` must be a path, a folder, bytes, a Pillow image, an array, or a list of these, got {type(source).__name__}') from e
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #26c96715
-class Classifier:
-    "A classifier that is ready to be asked: `predict` answers people, `predictions` programs."
+
+def _named_images(source):
+    "Pairs of a name and an image: a list where all are known, an iterator where they aren't"
+    if (pairs := _one_source(source)) is not None: return pairs
+    if isinstance(source, (list, tuple)):
+        parts = [_named_images(o) for o in source]
+        return [o for part in parts for o in part] if all(isinstance(o, list) for o in parts) else chain.from_iterable(parts)
+    try: items = iter(source)
+    except TypeError as e:
+        raise TypeError("`source` must be a path, a folder, bytes, a Pillow image, an array, a tensor, an open file, a pattern such as 'photos/*.jpg', "
+                        f'or a list or iterator of these, got {type(source).__name__}') from e
+    return (pair for o in items for pair in _named_images(o))
+
+
+def _tensor_pixels(x):
+    "A tensor as a uint8 array (height, width, 3) or (height, width)"
+    shape, is_float = tuple(x.shape), x.is_floating_point()
+    if x.dtype != torch.uint8 and not is_float: raise ValueError(f'a tensor of a photo must hold uint8 from 0 to 255, or floating point numbers from 0 to 1, got {x.dtype}')
+    colours = [o for o in ((0,) if is_float else (0, 2)) if x.ndim == 3 and shape[o] in (1, 3)]
+    if len(colours) == 2: raise ValueError(f'in a tensor of the shape {shape} the colours may come first or last: give a NumPy array, in which they are last')
+    if not colours and (x.ndim != 2 or is_float):
+        expected = '(3, height, width) if it holds floating point numbers' if is_float else '(3, height, width) or (height, width, 3)'
+        raise ValueError(f'a tensor of a photo must have the shape {expected}, got {shape}' + '; give a batch as a list of its photos: list(batch)'*(x.ndim == 4))
+    x = x.detach().cpu()
+    if is_float:
+        low, high = x.min().item(), x.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f'a tensor of floating point numbers must be from 0 to 1, got {low:.4g} to {high:.4g}; undo its normalization, or divide by 255')
+        x = (x.float() * 255).round().to(torch.uint8)
+    return (x.permute(1, 2, 0) if colours == [0] else x).numpy()
+
+# %% ../../nbs/api/51_deploy.predictor.ipynb #f86688eb
+def _batches(items, sizes):
+    "Lists of the sizes in turn, the last may be shorter; an error of the iterator is raised after what came before"
+    items, error = iter(items), None
+    for size in cycle(sizes):
+        batch = []
+        try:
+            for o in islice(items, size): batch.append(o)
+        except Exception as e: error = e  # noqa: BLE001, raised after the list
+        if batch: yield batch
+        if error is not None: raise error
+        if len(batch) < size: return
+
+
+def _check_whole(name, value):
+    if type(value) is not int or value < 1: raise ValueError(f'`{name}` must be a whole number of at least 1, got {value!r}')
+
+
+def _finite(name, answer):
+    "The answer to an image, or an error if the weights are so large that it is no number"
+    return (name, answer, '') if all(o is None or np.isfinite(o).all() for o in answer) else (name, None, 'no answer: what the network gives is not a finite number')
+
+
+class _Predictor:
+    "Whatever answers about images: how they come in and answers go out. It has `vocab`, `_looks` for what it sees of an image, and `_judge` for what it says"
+    multi_label, one_vs_all, threshold, refuses = False, False, 0.5, False
+
+    def _answers(self, pairs, bs, threads, views):
+        "Yield name, (probabilities, logits, features) or None, and '' or the error, for each pair of a name and an image"
+        piece, threads = max(1, bs // len(views or '1')), threads or available_cores()
+        def look(pair): return self._looks((pair[0], _tensor_pixels(pair[1])) if isinstance(pair[1], torch.Tensor) else pair, views)
+        for batch in _batches(map_ahead(look, pairs, max(2*piece, threads), threads=threads), [min(piece, bs - i) for i in range(0, bs, piece)]):
+            looks = [o for _, o in batch if not isinstance(o, ImageError)]
+            found = iter(self._judge(looks) if looks else ())
+            for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else _finite(name, next(found))
+
+    def _ask(self, pairs, bs, threads, views, *, bar=True):
+        "`_answers` after a check of what was asked, with a progress bar if wanted"
+        _check_whole('bs', bs)
+        if threads is not None: _check_whole('threads', threads)
+        answers = self._answers(pairs, bs, threads, views)
+        return answers if not bar else progress(answers, total=len(pairs) if isinstance(pairs, list) else None, label='predicting')
+
+    def _row(self, answer, k, refuses):
+        name, found, error = answer
+        if found is None: return [name, *[None, math.nan]*(k + (self.multi_label and k > 1)), *['']*refuses, error]
+        probs, reason = found[0], self._reason(*found) if refuses else ''
+        best = [(self.vocab[i], float(probs[i])) for i in np.argsort(-probs, kind='stable')[:k]]
+        if self.multi_label: best = [(_joined(probs, self.vocab, self.threshold), best[0][1]), *best[:k if k > 1 else 0]]
+        elif reason: best[0] = 'unknown', best[0][1]
+        return [name, *chain(*best), *[reason]*refuses, error]
+
+    def _frame(self, answers, k, refuses):
+        import pandas as pd
+        numbers = ['', *(f'_{i}' for i in range(1 if self.multi_label else 2, k + 1) if k > 1)]
+        names = ['file', *(f'{o}{i}' for i in numbers for o in ('label', 'probability')), *['reason']*refuses, 'error']
+        text = pd.Series(['']).dtype  # whatever is in a column, also nothing but gaps
+        columns = list(zip(*(self._row(o, k, refuses) for o in answers))) or [()]*len(names)
+        def column(name, values):
+            try: return pd.Series(values, dtype=float if name.startswith('probability') else text)
+            except UnicodeEncodeError: return pd.Series(values, dtype=object)  # the name of a file that isn't UTF-8
+        return pd.DataFrame({name: column(name, o) for name, o in zip(names, columns)})
+
+    def _asked(self, source, k, bs, *, threads, views, refuse, bar=True):
+        "The answers, and how to make a table of a list of them"
+        if not (type(k) is int and 1 <= k <= len(self.vocab)): raise ValueError(f'`k` must be a whole number from 1 to {len(self.vocab)}, the number of classes, got {k!r}')
+        views, refuses = _own_views(views), refuse and self.refuses
+        if refuses and views:
+            raise ValueError("from which thresholds on this classifier says 'unknown' was measured on one look at each photo, which tells nothing of the mean of several: "
+                             'with refuse=False it always answers')
+        return self._ask(_named_images(source), bs, threads, views, bar=bar), lambda answers: self._frame(answers, k, refuses)
+
+    def predict_batches(self,
+        source, # What `predict` takes
+        *,
+        k:int=1, # How many labels to give, the most probable first
+        bs:int=32, # Images in one forward pass, and rows of a table
+        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        views:str|list|None=None, # Several looks at each photo, whose probabilities are averaged, as in `predict`
+        refuse:bool=True, # Say 'unknown' where the bundle has thresholds for it?
+    )->'Iterator[pd.DataFrame]': # Tables of at most `bs` rows, as from `predict`
+        "Say what is on each image, table by table, each as soon as it is there; only a few batches are in memory, however many images there are."
+        answers, frame = self._asked(source, k, bs, threads=threads, views=views, refuse=refuse, bar=False)
+        return (frame(o) for o in _batches(answers, [bs]))
+
+    def predict(self,
+        source, # Path, folder, pattern, bytes, open file, Pillow image, uint8 array (height, width, 3) or (height, width), tensor, or a list or iterator of these
+        *,
+        k:int=1, # How many labels to give, the most probable first
+        bs:int=32, # Images in one forward pass
+        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        views:str|list|None=None, # Looks at each photo, to be averaged: 'plain', 'flip', 'five_crop', 'ten_crop', or a list of functions from a picture to a picture
+        refuse:bool=True, # Say 'unknown' where the bundle has thresholds for it?
+    )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `reason` if the classifier can refuse, `error` ('' if all is well)
+        "Say what is on each image, in the order given, or 'unknown'; a file that can't be read is a row with its reason."
+        answers, frame = self._asked(source, k, bs, threads=threads, views=views, refuse=refuse)
+        return frame(list(answers))
+
+    def predictions(self,
+        source, # Table from `image_table`, or what `predict` takes
+        *,
+        bs:int=32, # Images in one forward pass
+        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        views:str|list|None=None, # Several looks at each photo, whose probabilities are averaged, as in `predict`
+    )->'Predictions': # All probabilities, refused or not, and the logits of one network at one look; with targets if all labels of the table are in the vocabulary
+        "Classify a table of images, or anything that `predict` takes, for plots and metrics; what can't be read is left out, with a warning."
+        from imgcls.predictions import Predictions
+        pairs, labels, root, split = _listed(source)
+        found = list(self._ask(pairs, bs, threads, _own_views(views)))
+        kept = [i for i, (_, o, _) in enumerate(found) if o is not None]
+        bad = [f'{name} ({error})' for name, o, error in found if o is None]
+        if not kept: raise DataError(f'none of the {len(found):,} images can be used: {shorten(bad)}' if bad else 'there are no images to classify')
+        if bad: _log.warning("%d of %d images can't be used and are left out: %s", len(bad), len(found), shorten(bad))
+        probs, logits, vectors = zip(*(found[i][1] for i in kept))
+        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels and [labels[i] for i in kept]), items=[found[i][0] for i in kept], root=root, split=split,
+                           logits=None if logits[0] is None else np.stack(logits), features=None if vectors[0] is None else np.stack(vectors),
+                           multi_label=self.multi_label, one_vs_all=self.one_vs_all)
+
+    def _targets(self, labels):
+        if labels is None: return None
+        from imgcls.data.labels import to_indices, to_one_hot
+        if not self.multi_label: labels = [str(o) for o in labels]
+        unknown = sorted({str(c) for o in labels for c in (o if isinstance(o, tuple) else (o,))} - set(self.vocab))
+        if not unknown: return (to_one_hot if self.multi_label else to_indices)(labels, self.vocab)
+        _log.warning('the classifier does not know the labels %s, so all labels are left out', shorten(unknown))
+
+
+def _own_views(views):
+    "A list of views, or None if the one look is what is seen anyway"
+    views = None if views is None else _choose_views(views)
+    return None if views == [CropView()] else views
+
+
+def _joined(probs, vocab, threshold):
+    from imgcls.data.labels import from_one_hot, join_labels
+    return join_labels(from_one_hot(probs[None] >= np.float32(threshold), vocab, multi_label=True))[0]
+
+
+def _listed(source):
+    "Pairs of name and image, labels or None, root or None, and split or None, of a table or of what `predict` takes"
+    if not hasattr(source, 'columns'):
+        if not (isinstance(source, (str, os.PathLike)) and os.path.isdir(source)): return _named_images(source), None, None, None
+        return [(o, os.path.join(source, o)) for o in _folder_files(source)], None, os.fspath(source), None
+    if 'path' not in source: raise DataError(f"the table has no column 'path'; it has {', '.join(map(repr, source.columns))}")
+    table, root = source[source['error'] == ''] if 'error' in source else source, source.attrs.get('root')
+    splits = set(table['split']) if 'split' in table else ()
+    pairs = [(o, o if root is None else os.path.join(root, o)) for o in table['path']]
+    return pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
+
+# %% ../../nbs/api/51_deploy.predictor.ipynb #b8fac05b
+class Classifier(_Predictor):
+    "A classifier that is ready to be asked: `predict` and `predict_batches` answer people, `predictions` programs."
     def __init__(self,
         model:torch.nn.Module, # Takes (n, 3, size, size) from 0 to 1, gives a score for each class
         config:dict, # What `classifier.json` holds
@@ -80,8 +249,11 @@ class Classifier:
         estimator=None, # A classifier of scikit-learn that answers from what the network gives; None if the network answers
         distance=None, # A `ClassDistance` that tells what is foreign by the features; None if the energy tells it, or nothing
     ):
-        self.config, self.compute, self.estimator, self._lock = config, choose_compute(compute), estimator, threading.Lock()
-        self.vocab, self.size = config['vocab'], config['size']
+        self.config, self.compute, self.estimator, self._lock = config, choose_compute(compute), estimator, Lock()
+        self.vocab, self.size, self.refuses = config['vocab'], config['size'], 'refusal' in config or 'foreign' in config
+        self.multi_label, self.one_vs_all, self.threshold = config.get('multi_label', False), config.get('one_vs_all', False), config.get('threshold', 0.5)
+        if self.multi_label and (self.refuses or estimator is not None):
+            raise ValueError('a classifier that gives several labels to an image has neither refusals, which are of one label, nor an estimator of scikit-learn')
         model = model.to(self.compute.device, memory_format=torch.channels_last if self.compute.channels_last else torch.contiguous_format).eval()
         self.model = for_inference(model.requires_grad_(False), self.compute, torch.zeros(1, 3, self.size, self.size, device=self.compute.device))
         self.distance, self._vectors = distance, []
@@ -89,7 +261,8 @@ class Classifier:
 
     def __repr__(self):
         network, number = self.config['model']['arch'] or 'own network', str(self.compute.dtype).removeprefix('torch.')
-        return f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}), {network} at {self.size} px, on {self.compute.device} in {number}'
+        several = ', any number of them on an image' if self.multi_label else ''
+        return f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}){several}, {network} at {self.size} px, on {self.compute.device} in {number}'
 
     def _keep_vectors(self, layer, args): self._vectors[:] = [args[0].flatten(1).float()]
 
@@ -99,9 +272,32 @@ class Classifier:
         try: return pair[0], eval_image(pair[1], c['size'], c['presize'], method=c['method'])
         except ImageError as e: return pair[0], e
 
+    def _whole(self, image):
+        "What views look at: the presized photo"
+        return fit_short_side(open_image(image, short_side=self.config['presize']), self.config['presize'], method=self.config['method'])
+
+    def _cut(self, picture):
+        "The square that the network sees of what a view has made"
+        return eval_image(picture, self.size, max(self.size, min(picture.size)))
+
+    def _looks(self, pair, views):
+        "The name, and the squares that the network sees or the error"
+        if views is None:
+            name, square = self._decode(pair)
+            return name, square if isinstance(square, ImageError) else [square]
+        try: whole = self._whole(pair[1])
+        except ImageError as e: return pair[0], e
+        return pair[0], [self._cut(_view_picture(view, whole, i)) for i, view in enumerate(views)]
+
+    def _judge(self, looks):
+        "Probabilities, logits and features for each list of squares; means of probabilities alone, if there are several in it"
+        n, found = len(looks[0]), self._forward([o for squares in looks for o in squares])
+        return found if n == 1 else ((np.mean([p for p, *_ in part], axis=0, dtype=np.float64).astype(np.float32), None, None) for part in _batches(found, [n]))
+
     def _forward(self, squares):
         "An iterator of probabilities, logits (None from an estimator) and features (None if no distance needs them) of each of a list of uint8 squares (size, size, 3)"
-        x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255).contiguous()
+        x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255)
+        if not self.compute.channels_last: x = x.contiguous()
         with self._lock, torch.inference_mode(), run_as(self.model, self.compute):
             scores = self.model(x)
             vectors = [None]*len(x) if self.distance is None else (scores if self.estimator is not None else self._vectors.pop()).float().cpu().numpy()
@@ -110,16 +306,7 @@ class Classifier:
             probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab, temperature=t).astype(np.float32)
             return zip(probs, [None]*len(probs), vectors)
         logits = scores.float()/t
-        return zip((logits.sigmoid() if self.config.get('one_vs_all') else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy(), vectors)
-
-    def _answers(self, pairs, bs):
-        "Yield name, (probabilities, logits, features) or None, and '' or the error, for each pair of a name and an image"
-        if type(bs) is not int or bs < 1: raise ValueError(f'`bs` must be a whole number of at least 1, got {bs!r}')
-        decoded = _map_ahead(self._decode, progress(pairs, total=len(pairs), label='predicting'), 2 * bs)
-        for batch in _batches(decoded, bs):
-            squares = [o for _, o in batch if isinstance(o, np.ndarray)]
-            found = self._forward(squares) if squares else iter(())
-            for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else (name, next(found), '')
+        return zip((logits.sigmoid() if self.multi_label or self.one_vs_all else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy(), vectors)
 
     def _strangeness(self, logits, vector):
         "How foreign an image is: by its distance, or by its energy"
@@ -142,67 +329,9 @@ class Classifier:
         others = ([None]*len(preds) if o is None else o for o in (preds.logits, preds.features))
         return np.array([self._reason(*o) for o in zip(preds.probs, *others)], dtype=object)
 
-    def predict(self,
-        source, # Path, folder, bytes, open file, Pillow image, uint8 array (height, width, 3), or a list of these
-        *,
-        k:int=1, # How many labels to give, the most probable first
-        bs:int=32, # Images in one forward pass
-    )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `reason` if the classifier can refuse, `error` ('' if all is well)
-        "Say what is on each image, in the order given, or 'unknown'; a file that can't be read is a row with its reason."
-        import pandas as pd
-        if not (type(k) is int and 1 <= k <= len(self.vocab)): raise ValueError(f'`k` must be a whole number from 1 to {len(self.vocab)}, the number of classes, got {k!r}')
-        rows, labels = [], [f'{name}{f"_{i}" if i > 1 else ""}' for i in range(1, k + 1) for name in ('label', 'probability')]
-        refuses = ['reason'] if 'refusal' in self.config or 'foreign' in self.config else []
-        for name, found, error in self._answers(_named_images(source), bs):
-            best, reason = [None, math.nan]*k, '' if found is None else self._reason(*found)
-            if found is not None: best = [o for i in np.argsort(-found[0], kind='stable')[:k] for o in (self.vocab[i], float(found[0][i]))]
-            rows.append([name, 'unknown' if reason else best[0], *best[1:], *(reason for _ in refuses), error])
-        return pd.DataFrame(rows, columns=['file', *labels, *refuses, 'error'])
-
-    def predictions(self,
-        source, # Table from `image_table`, or what `predict` takes
-        *,
-        bs:int=32, # Images in one forward pass
-    )->'Predictions': # All probabilities and logits, refused or not; with targets if all labels of the table are in the vocabulary
-        "Classify a table of images, or anything that `predict` takes, for plots and metrics; what can't be read is left out, with a warning."
-        from imgcls.predictions import Predictions
-        items, pairs, labels, root, split = _listed(source)
-        found = list(self._answers(pairs, bs))
-        kept = [i for i, (_, o, _) in enumerate(found) if o is not None]
-        bad = [f'{items[i]} ({error})' for i, (_, o, error) in enumerate(found) if o is None]
-        if not kept: raise DataError(f'none of the {len(items):,} images can be used: {shorten(bad)}' if bad else 'there are no images to classify')
-        if bad: _log.warning("%d of %d images can't be used and are left out: %s", len(bad), len(items), shorten(bad))
-        probs, logits, vectors = zip(*(found[i][1] for i in kept))
-        return Predictions(np.stack(probs), self.vocab, targets=self._targets(labels and [labels[i] for i in kept]), items=[items[i] for i in kept], root=root, split=split,
-                           one_vs_all=self.config.get('one_vs_all', False),
-                           logits=None if logits[0] is None else np.stack(logits), features=None if vectors[0] is None else np.stack(vectors))
-
-    def _targets(self, labels):
-        if labels is None: return None
-        number = {o: i for i, o in enumerate(self.vocab)}
-        unknown = sorted({str(o) for o in labels} - number.keys())
-        if not unknown: return np.array([number[str(o)] for o in labels])
-        _log.warning('the classifier does not know the labels %s, so all labels are left out', shorten(unknown))
-
-
-def _listed(source):
-    "Items, pairs of name and image, labels or None, root or None, and split or None, of a table or of what `predict` takes"
-    if not hasattr(source, 'columns'):
-        if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-            items = _folder_files(source)
-            return items, [(o, os.path.join(source, o)) for o in items], None, os.fspath(source), None
-        pairs = _named_images(source)
-        return [o for o, _ in pairs], pairs, None, None, None
-    if 'path' not in source: raise DataError(f"the table has no column 'path'; it has {', '.join(map(repr, source.columns))}")
-    table, root = source[source['error'] == ''] if 'error' in source else source, source.attrs.get('root')
-    items = table['path'].tolist()
-    splits = set(table['split']) if 'split' in table else ()
-    pairs = [(o, o if root is None else os.path.join(root, o)) for o in items]
-    return items, pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
-
-# %% ../../nbs/api/51_deploy.predictor.ipynb #d5d3b0b0
+# %% ../../nbs/api/51_deploy.predictor.ipynb #93db8e2f
 def load_bundle(
-    path:str|Path, # Folder that `save_bundle` made
+    path:str|Path, # Folder or .zip that `save_bundle` made
     *,
     compute:str|Compute='auto', # 'auto' takes what this machine is good at, 'fp32' the plain path; see `imgcls.compute`
     device:str|None=None, # 'cpu', 'cuda', 'mps'; None takes the best that is there
@@ -210,6 +339,5 @@ def load_bundle(
     trusted:tuple=(), # Names of types that an estimator of scikit-learn may hold besides those that skops trusts; give them only for a bundle of your own
 )->Classifier: # Ready to be asked
     "Load a classifier from its bundle, which can come from anybody: nothing in it is run."
-    model, config, estimator = read_bundle(path, module=module, trusted=trusted)
-    distance = _read_distance(path, config, _first_layer(model)[1] if estimator is None else estimator.n_features_in_)
+    model, config, estimator, distance = read_bundle(path, module=module, trusted=trusted)
     return Classifier(model, config, compute=apply_compute(compute, device=device), estimator=estimator, distance=distance)

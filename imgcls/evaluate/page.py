@@ -191,7 +191,7 @@ def html_page(
             f'<button id="theme" type="button" hidden></button></header><nav aria-label="Contents"><ul>{links}</ul></nav>\n<main>{parts}</main>\n'
             f'<footer>{html_text(footer)}</footer><script>{_SCRIPT}</script></body></html>\n')
 
-# %% ../../nbs/api/49_evaluate.page.ipynb #c2d41440
+# %% ../../nbs/api/49_evaluate.page.ipynb #38c4e4f4
 def _mark(name): return re.sub(r'([\\`*|\[\]])', r'\\\1', html_text(name)).replace('&quot;', '"').replace('&#x27;', "'")
 
 def _counts_lines(images):
@@ -214,7 +214,10 @@ or at the shell: `imgcls predict path/to/this/folder photo.jpg`. Loading runs no
 def _measured_lines(about):
     "What was measured, with intervals"
     line = '- {name} on {split}: {value:.3f} ({percent:g} % interval {low:.3f} to {high:.3f}, n = {n:,})'
-    return [line.format(percent=100*o['level'], **o) for o in about['metrics']] or ['Nothing was measured when it was saved.']
+    def told(o):
+        if None in (o['value'], o['low'], o['high']): return f"- {o['name']} on {o['split']}: could not be measured"
+        return line.format(percent=100*o['level'], **o)
+    return list(map(told, about['metrics'])) or ['Nothing was measured when it was saved.']
 
 def _trust_lines(about):
     "Calibration, refusal and foreign images, as far as they were fitted; and what is left as limits"
@@ -224,7 +227,8 @@ def _trust_lines(about):
     else:
         trust.append(f'- Its probabilities were calibrated by one number, a temperature of {t:.3g}, fitted on images that it was not trained on. '
                      'Above 1 it had been too sure, below 1 not sure enough.')
-    if refusal is None: limits.append('- It always answers with one of its classes, however unsure it is.')
+    if about.get('multi_label'): trust.append(f"- It gives each label whose probability is at least {about.get('threshold', 0.5):g}, and none where none is.")
+    elif refusal is None: limits.append('- It always answers with one of its classes, however unsure it is.')
     else:
         when = f'It says "unknown" where its probability is below {refusal["threshold"]:.3f}' if refusal['threshold'] else 'It may answer whatever its probability is'
         trust.append(f'- {when}, so that {refusal["accuracy"]:g} of its answers are right (certain to {refusal["level"]:g}, for photos like the {refusal["n"]:,} it was chosen on, '
@@ -252,7 +256,7 @@ def model_card(
                '- The valid split was watched while the classifier was made, so a figure on it is a little too good; only a test split that was read once is not.']
     return '\n'.join([
         f'# An image classifier with {len(about["vocab"])} classes', '',
-        f'For a photo it gives one of: {", ".join(map(_mark, about["vocab"]))}.', '',
+        f'For a photo it gives {"any number" if about.get("multi_label") else "one"} of: {", ".join(map(_mark, about["vocab"]))}.', '',
         f'The network is {network} with {n_weights / 1e6:.1f} million numbers; it sees {about["size"]} × {about["size"]} pixels. '
         f'Saved on {date.today()} with {versions}.', '',
         '## Images it was trained and checked on', '', *_counts_lines(about['data'].get('images')), '',

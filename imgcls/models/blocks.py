@@ -6,9 +6,12 @@
 __all__ = ['ACTIVATIONS', 'JOINS', 'activation_layers', 'conv_block', 'separable_conv', 'separable_ratio', 'Branches',
            'InceptionBlock', 'DownsampleBlock', 'ResidualBlock']
 
-# %% ../../nbs/api/19_models.blocks.ipynb #95831645
+# %% ../../nbs/api/19_models.blocks.ipynb #2020603b
+from collections import OrderedDict
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..core import check_option
 
@@ -116,3 +119,42 @@ class ResidualBlock(Branches):
         shortcut = nn.Identity() if same else conv_block(n_in, n_out, 1, stride, activation=None)
         chain = nn.Sequential(conv_block(n_in, n_out, 3, stride), conv_block(n_out, n_out, 3, activation=None))
         super().__init__(chain, shortcut, join='add', activation='relu')
+
+# %% ../../nbs/api/19_models.blocks.ipynb #1d782ee2
+class _Conv2dSame(nn.Conv2d):
+    def forward(self, x):
+        down, right = (max((-(-n//s) - 1)*s + k - n, 0) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride))
+        return self._conv_forward(F.pad(x, (right//2, right - right//2, down//2, down - down//2)), self.weight, self.bias)
+
+
+def _steps(*convs):
+    "Convolution, normalization and activation of each, by timm's names; the last of several has no activation"
+    for i, (name, n_in, n_out, kernel, stride, groups) in enumerate(convs, 1):
+        kind, pad = (nn.Conv2d, kernel//2) if stride == 1 else (_Conv2dSame, 0)
+        yield name, kind(n_in, n_out, kernel, stride, pad, groups=groups, bias=False)
+        yield f'bn{i}', nn.BatchNorm2d(n_out, eps=1e-3)
+        if i < len(convs): yield f'act{i}', nn.ReLU6(inplace=True)
+
+
+class _LiteBlock(nn.Module):
+    def __init__(self, n_in, n_out, kernel, *, stride, wider):
+        super().__init__()
+        wide, self.adds = n_in*wider, stride == 1 and n_in == n_out
+        first = [('conv_pw', n_in, wide, 1, 1, 1)]*(wider > 1)
+        for name, o in _steps(*first, ('conv_dw', wide, wide, kernel, stride, wide), ('conv_pwl' if first else 'conv_pw', wide, n_out, 1, 1, 1)): self.add_module(name, o)
+
+    def forward(self, x):
+        out = x
+        for o in self.children(): out = o(out)
+        return out + x if self.adds else out
+
+
+def _efficientnet_lite0():
+    "The layers before the classifier: photos (n, 3, height, width) to maps (n, 1280, height/32, width/32)"
+    n_in, stages = 32, []
+    for n_out, kernel, stride, wider, n in ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2), (40, 5, 2, 6, 2), (80, 3, 2, 6, 3), (112, 5, 1, 6, 3), (192, 5, 2, 6, 4), (320, 3, 1, 6, 1)):
+        stages.append(nn.Sequential(*(_LiteBlock(n_out if i else n_in, n_out, kernel, stride=1 if i else stride, wider=wider) for i in range(n))))
+        n_in = n_out
+    parts = [('conv_stem', _Conv2dSame(3, 32, 3, 2, bias=False)), ('bn1', nn.BatchNorm2d(32, eps=1e-3)), ('act1', nn.ReLU6(inplace=True)), ('blocks', nn.Sequential(*stages)),
+             ('conv_head', nn.Conv2d(n_in, 1280, 1, bias=False)), ('bn2', nn.BatchNorm2d(1280, eps=1e-3)), ('act2', nn.ReLU6(inplace=True))]
+    return nn.Sequential(OrderedDict(parts))

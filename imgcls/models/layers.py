@@ -57,7 +57,14 @@ class FlattenMap(nn.Module):
         "Show the size of the map."
         return repr(self.map_size)
 
-# %% ../../nbs/api/20_models.layers.ipynb #d71da671
+# %% ../../nbs/api/20_models.layers.ipynb #1dea08af
+def _first_layer(model):
+    "The first layer of the head that has weights, and the length of the vectors that it takes; (None, None) if that can't be told"
+    layers = model[1].modules() if isinstance(model, nn.Sequential) and len(model) == 2 else ()
+    first = next((o for o in layers if next(o.parameters(recurse=False), None) is not None), None)
+    return first, getattr(first, 'in_features', getattr(first, 'num_features', None))
+
+
 def _round(n_in, n_out, p, *, last, batch_norm):
     "Normalize, drop, multiply, and bend unless it is the last round"
     layers = [*([nn.BatchNorm1d(n_in)] if batch_norm else []), nn.Dropout(p), nn.Linear(n_in, n_out, bias=not batch_norm)]

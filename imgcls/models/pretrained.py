@@ -6,7 +6,7 @@
 __all__ = ['EMBEDDED', 'WeightsError', 'InputNorm', 'Body', 'qualified_name', 'layer_groups', 'make_body', 'image_model',
            'model_from_config']
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #ed961b02
+# %% ../../nbs/api/22_models.pretrained.ipynb #76b62d02
 import difflib, logging, sys
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from ..core import ImgclsError
 from .classic import NETWORKS, _for_photos, _is_classic, create_model
+from .blocks import _efficientnet_lite0
 from .layers import image_head
 
 _log = logging.getLogger('imgcls')
@@ -343,7 +344,12 @@ def image_model(
     model.group_names = _find_groups(model)
     return model
 
-# %% ../../nbs/api/22_models.pretrained.ipynb #f4ad9a40
+# %% ../../nbs/api/22_models.pretrained.ipynb #90553aad
+def _light(arch):
+    "The embedded network in layers of our own, without the import of timm; other names as they are"
+    return _efficientnet_lite0() if arch == 'embedded/efficientnet_lite0' else arch
+
+
 def model_from_config(
     config:dict, # `config` of a model from `image_model`
     *,
@@ -357,6 +363,7 @@ def model_from_config(
         else: options = dict(n_classes=config['n_classes'], normalize=config['normalize'])
     elif config['arch'] is None and module is None:
         raise TypeError('this model was made of your own nn.Module, which is not stored: pass a fresh one as `module`')
-    model = image_model(module if classic or config['arch'] is None else config['arch'], pretrained=False, **options)
+    model = image_model(module if classic or config['arch'] is None else _light(config['arch']), pretrained=False, **options)
+    if config['arch'] is not None and not classic: model.config['arch'] = config['arch']
     if config.get('head') == 'vectors': model[1] = nn.Sequential(*takewhile(lambda o: not isinstance(o, (nn.BatchNorm1d, nn.Dropout)), model[1]))
     return model

@@ -60,7 +60,7 @@ class _Tracker(Callback):
         value = self.learn.history[-1].get(self.monitor) if self.trains else None
         return value if value is not None and math.isfinite(value) else None
 
-# %% ../../nbs/api/27_train.keep.ipynb #d7947c5a
+# %% ../../nbs/api/27_train.keep.ipynb #5d141cdc
 _FNAME, _MARK = '{epoch:02d}_{accuracy:.3f}', 'best of imgcls'
 
 
@@ -191,7 +191,8 @@ class BestCheckpoint(_Tracker):
         model = get_model(self.learn.model)
         with safe_open(path, 'pt') as f: state = model.state_dict() | {k: f.get_tensor(k) for k in f.keys()}
         model.load_state_dict(state)  # copies into the tensors that are there: their device and memory layout stay
-        _log.info('the best weights are back: epoch %d, %s %.4f', best['epoch'], self.monitor.replace('_', ' '), best['value'])
+        n, last = best['epoch'] + 1, self.learn.history[-1]['epoch'] + 1  # counted as the lines of the log do
+        _log.info('the best weights are back: epoch %d of %d, %s %.4f', n, last, self.monitor.replace('_', ' '), best['value'])
 
     def state_dict(self)->dict: # Lists, dictionaries, numbers and text
         "What is kept, for a checkpoint; the weights stay in their files."

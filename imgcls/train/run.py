@@ -32,7 +32,7 @@ def history_frame(
     frame.insert(0, 'epoch', range(len(frame)))
     return frame
 
-# %% ../../nbs/api/33_train.run.ipynb #334fece0
+# %% ../../nbs/api/33_train.run.ipynb #63551c90
 _PARTS = {'report.html': 'all there is to know, on one page', 'bundle': 'the classifier, for `load_bundle`', 'run.toml': 'settings, versions, machine, results',
           'history.csv': 'losses and metrics, one line per epoch', 'history.json': 'the same for programs',
           'images.csv': 'the photos: class, split, size and whatever else is known of them',
@@ -60,7 +60,7 @@ class Run:
     ):
         self.path = Path(path)
         if not (self.path/'run.toml').is_file():
-            raise FileNotFoundError(f"'{self.path}' is no run: it has no file run.toml. `Run.create` makes a new one.")
+            raise FileNotFoundError(f"'{self.path}' is no run: it has no file run.toml. A run is a folder that `imgcls train` leaves.")
         self._made, self._new = [], False
 
     @classmethod

@@ -223,7 +223,7 @@ def estimator_probs(
     res = np.maximum(res.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)**(1/temperature)  # 0 to any power would stay 0
     return res/res.sum(1, keepdims=True)
 
-# %% ../../nbs/api/04_train.vectors.ipynb #4c5bb687
+# %% ../../nbs/api/04_train.vectors.ipynb #fe2f2531
 def unit_vectors(
     features:np.ndarray, # (n, d), such as `preds.features`
 )->np.ndarray: # (n, d) float32, each of length 1
@@ -290,3 +290,46 @@ class ClassDistance:
     def __repr__(self):
         (classes, width), size = self.means.shape, self.means.nbytes + self.axes.nbytes
         return f'ClassDistance: {classes:,} classes, {width:,} features, {len(self.axes):,} directions, {size/1e6:.1f} MB'
+
+
+def _load_distance(data, classes, width):
+    "The `ClassDistance` in the bytes of a file of safetensors, of at most so many classes and for vectors of such a length"
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+    try: state = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as e: raise DataError(f'it can\'t be read as safetensors: {e}') from e
+    if set(state) != {'means', 'axes'} or any(o.dtype != np.float32 for o in state.values()): raise DataError('it must hold `means` and `axes` in float32, and nothing else')
+    res = ClassDistance(**state)
+    if len(res.means) <= classes and res.means.shape[1] == width: return res
+    raise DataError(f'it knows {len(res.means):,} classes by {res.means.shape[1]:,} features, and the network {classes:,} by {width}')
+
+# %% ../../nbs/api/04_train.vectors.ipynb #9075d38e
+def _parts(obj):
+    "An estimator and all that is inside it"
+    todo, seen = [obj], set()
+    while todo:
+        o = todo.pop()
+        if id(o) in seen or isinstance(o, (type, str, bytes, int, float)): continue
+        seen.add(id(o))
+        yield o
+        if isinstance(o, np.ndarray): todo += o.ravel().tolist() if o.dtype == object else []
+        else: todo += list(o.values()) if isinstance(o, dict) else list(o) if isinstance(o, (list, tuple, set)) else list(getattr(o, '__dict__', {}).values())
+
+
+def _check_machine(o):
+    "The arrays of a support vector machine fit each other"
+    k, n, vectors = len(o.classes_), np.asarray(o._n_support), np.shape(o.support_vectors_)
+    pairs, kernels = k*(k - 1)//2, ('linear', 'poly', 'rbf', 'sigmoid')
+    wrong = [np.shape(o._dual_coef_) != (k - 1, vectors[0]), np.shape(o._intercept_) != (pairs,), np.shape(o.support_) != vectors[:1],
+             len(vectors) != 2, vectors[1] != o.n_features_in_, n.shape != (k,), n.min() < 0, n.sum() != vectors[0],
+             *(np.shape(p) not in ((0,), (pairs,)) for p in (o._probA, o._probB)), o.kernel not in kernels]
+    if any(wrong): raise ValueError('the arrays of a support vector machine in it do not fit each other')
+
+
+def _check_estimator(o, width, vocab):
+    "An estimator for vectors of `width` numbers that can be asked"
+    if o.n_features_in_ != width: raise ValueError(f'it asks for {o.n_features_in_} features, and the network gives {width}')
+    for part in _parts(o):
+        if hasattr(part, '_n_support'): _check_machine(part)
+        if hasattr(part, 'tocsr'): raise ValueError('it holds a sparse matrix')
+    if not np.isfinite(estimator_probs(o, np.zeros((1, width)), vocab)).all(): raise ValueError('its answers are not finite numbers')
