@@ -20,7 +20,7 @@ from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #52584e91
+# %% ../nbs/api/90_cli.ipynb #9e00011f
 def _answered_part(classifier, preds):
     "What a classifier that may refuse answers: the estimate of the answered, and how many were refused for which reason; (None, {}) if it answers always"
     from imgcls.evaluate import metrics
@@ -57,7 +57,7 @@ def _shared_classes(rows, vocab, allow_missing):
 
 @command('imgcls evaluate run/bundle photos --split test')
 def evaluate(
-    bundle:Path, # Folder of a saved classifier
+    bundle:Path, # Folder or .zip of a saved classifier
     folder:Path, # Folder of labelled photos
     *,
     split:Literal['auto', 'train', 'valid', 'test', 'all']='auto', # Which photos: auto takes test, else valid, else all

@@ -17,10 +17,10 @@ from .report import app
 
 _all_ = ['app']  # handed on to the command, with what is added to it here
 
-# %% ../../nbs/api/84_commands.export.ipynb #8fb607da
+# %% ../../nbs/api/84_commands.export.ipynb #34e424cb
 @command('imgcls export run/bundle --to onnx --check photos')
 def export(
-    bundle:Path, # Folder of a saved classifier
+    bundle:Path, # Folder or .zip of a saved classifier
     *,
     to:Literal['onnx', 'pt2']='onnx', # Format: onnx for many programs, pt2 for PyTorch
     out:Path|None=None, # The file; beside the bundle, with its name, if not given

@@ -255,7 +255,7 @@ class AnswersFile:
         "Let go of the file."
         if self.file: self.file.close()
 
-# %% ../../nbs/api/86_commands.predict.ipynb #fb1900f2
+# %% ../../nbs/api/86_commands.predict.ipynb #5b2fa338
 def _load_classifier(bundle, weights, compute):
     name = bundle.as_posix()
     if name.startswith('imagenet:') and not bundle.is_dir():
@@ -305,7 +305,7 @@ def _where_to(out, resume, csv, json):
 
 @command('imgcls predict run/bundle holiday --out answers.csv, or imgcls predict imagenet:efficientnet_lite0 photo.jpg --k 5')
 def predict(
-    bundle:Path, # Folder of a saved classifier, or imagenet:NAME, a backbone of that name that says which of ImageNet's classes it sees
+    bundle:Path, # Folder or .zip of a saved classifier, or imagenet:NAME, a backbone of that name that says which of ImageNet's classes it sees
     sources:list[str], # Photos, folders of them, patterns in quotes, or - for a list on standard input, one name a line
     *,
     out:Path|None=None, # New file for the answers, .csv or .jsonl, written as they come

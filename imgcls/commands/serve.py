@@ -16,10 +16,10 @@ from .export import app
 
 _all_ = ['app']  # handed on to the command, with what is added to it here
 
-# %% ../../nbs/api/85_commands.serve.ipynb #70515c9c
+# %% ../../nbs/api/85_commands.serve.ipynb #08cf451f
 @command('imgcls serve imgcls-run/bundle --samples photos')
 def serve(
-    bundle:Path, # Folder of a saved classifier, or imagenet:NAME, a backbone that knows ImageNet's classes
+    bundle:Path, # Folder or .zip of a saved classifier, or imagenet:NAME, a backbone that knows ImageNet's classes
     *,
     host:str='127.0.0.1', # Address to listen at; 0.0.0.0 lets in anybody in reach, without a password
     port:Annotated[int, typer.Option(min=0, max=65_535)]=8000, # 0 takes one that is free
