@@ -6,8 +6,8 @@
 __all__ = ['Compute', 'bf16_reason', 'tune_allocator', 'choose_compute', 'apply_compute', 'run_as', 'fold_batch_norm',
            'fuse_activations', 'for_inference', 'compute_report']
 
-# %% ../nbs/api/03_compute.ipynb #0cab5384
-import ctypes, logging, math, os, platform
+# %% ../nbs/api/03_compute.ipynb #4573e6ae
+import ctypes, logging, math, os, platform, threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,7 +119,7 @@ def apply_compute(
         _log.info('compute: %s', repr(chosen).replace('\n- ', '; '))
     return chosen
 
-# %% ../nbs/api/03_compute.ipynb #0f948045
+# %% ../nbs/api/03_compute.ipynb #22598531
 def _map_tensors(f, o):
     if isinstance(o, torch.Tensor): return f(o)
     return type(o)(_map_tensors(f, x) for x in o) if isinstance(o, (list, tuple)) else o
@@ -137,14 +137,16 @@ def run_as(
     compute:Compute, # From `choose_compute`
 )->Iterator[torch.nn.Module]: # The model
     "Run the forward passes of `model` as `compute` says, until the `with` block ends."
-    opened = []
+    opened, own = [], threading.get_ident()  # what another thread asks the model meanwhile is its own affair
 
     def before(module, args):
+        if threading.get_ident() != own: return None
         opened.append(torch.autocast(torch.device(compute.device).type, compute.dtype, enabled=compute.dtype != torch.float32))
         opened[-1].__enter__()
         return _map_tensors(_layout, args) if compute.channels_last else args
 
     def after(module, args, output):
+        if threading.get_ident() != own: return None
         if opened: opened.pop().__exit__(None, None, None)
         return _map_tensors(_to_float, output)
 
@@ -213,7 +215,7 @@ def fold_batch_norm(
             setattr(parent, name, rest)
     return net
 
-# %% ../nbs/api/03_compute.ipynb #8e7abdb7
+# %% ../nbs/api/03_compute.ipynb #a4514e30
 _FUSED = {nn.ReLU: ('relu', 'relu', []), nn.ReLU6: ('hardtanh', 'hardtanh', [0., 6.]), nn.SiLU: ('silu', 'swish', []), nn.Hardswish: ('hardswish', 'hardswish', [])}
 
 
@@ -242,7 +244,7 @@ class _FusedConv(nn.Conv2d):
 
 
 def _is_fusable(o):
-    known = type(o) is nn.Conv2d and not isinstance(o.padding, str) or type(o).__name__.lstrip('_') == 'Conv2dSame'
+    known = type(o) is nn.Conv2d and not isinstance(o.padding, str) or type(o).__name__.lstrip('_') == 'Conv2dSame' and o.dilation == (1, 1)
     return known and o.padding_mode == 'zeros' and o.weight.dtype == torch.float32 and _is_plain(o)
 
 

@@ -306,7 +306,7 @@ def available_cores()->int: # at least 1
     "The number of processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/api/00_core.ipynb #c4febf54
+# %% ../nbs/api/00_core.ipynb #43816457
 def map_ahead(
     f:Callable, # called in threads, with one item
     items:Iterable, # of any length
@@ -318,12 +318,14 @@ def map_ahead(
     from concurrent.futures import Future, ThreadPoolExecutor
     from queue import SimpleQueue
     from threading import Event, Semaphore, Thread
+    if n < 1: raise ValueError(f'`n` must be at least 1, got {n!r}')
     if isinstance(items, list) and len(items) == 1:  # one item needs no thread
         yield f(items[0])
         return
+    source = iter(items)
     pool, room, waiting, stop = ThreadPoolExecutor(threads or available_cores(), 'imgcls'), Semaphore(n), SimpleQueue(), Event()
     def read():
-        end, source = None, iter(items)
+        end = None
         try:
             while room.acquire() and not stop.is_set(): waiting.put(pool.submit(f, next(source)))
         except StopIteration: pass

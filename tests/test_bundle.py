@@ -321,6 +321,28 @@ def test_a_threshold_is_for_several_labels(learn, tmp_path):
     with pytest.raises(ValueError, match='`threshold` is for a classifier that gives several labels'): save_bundle(learn, tmp_path/'b', threshold=0.5)
 
 
+@pytest.mark.parametrize('name', ['a|b', ' a', 'a '])
+def test_names_that_cannot_be_joined(several, tmp_path, name):
+    bundle = save_bundle(several, tmp_path/'b')
+    about = json.loads((bundle/'classifier.json').read_text())
+    about['vocab'][0] = name
+    (bundle/'classifier.json').write_text(json.dumps(about))
+    with pytest.raises(BundleError, match='that an image may have several of'): read_bundle(bundle)
+
+
+def test_what_is_no_learner(tmp_path):
+    with pytest.raises(TypeError, match='`learn` must be a learner, as from `image_learner`, got .*Path'): save_bundle(tmp_path, tmp_path/'b')
+
+
+def test_a_link_to_a_bundle_stays_a_link(several, tmp_path):
+    save_bundle(several, tmp_path/'v1')
+    (tmp_path/'now').symlink_to('v1')
+    before = (tmp_path/'v1/classifier.json').read_bytes()
+    save_bundle(several, tmp_path/'now', threshold=0.25, overwrite=True)
+    assert (tmp_path/'now').is_symlink() and (tmp_path/'v1/classifier.json').read_bytes() != before
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['now', 'v1']
+
+
 def test_a_bundle_of_several_labels_of_old():
     "A bundle of schema 2 with several labels, as it was saved once"
     folder = Path(__file__).parent/'bundles/schema_2_several'

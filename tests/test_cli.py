@@ -61,7 +61,7 @@ def run(photos):
 def test_train_writes(run):
     folder, out, err = run
     figures = ['batch', 'confusion', 'history', 'top_losses']
-    assert names(folder) == sorted(['audit.json', 'bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'figures', 'history.csv', 'history.json', 'predictions',
+    assert names(folder) == sorted(['audit.json', 'bundle', 'bundle/classifier.json', 'bundle/model.safetensors', 'bundle/model_card.md', 'figures', 'history.csv', 'history.json', 'images.csv', 'predictions',
                                     'predictions/test.csv', 'predictions/test.json', 'predictions/valid.csv', 'predictions/valid.json', 'readings.csv', 'run.toml', 'set_aside.csv', *(f'figures/{o}.png' for o in figures)])
     for name in figures:
         with Image.open(folder/f'figures/{name}.png') as img: assert min(img.size) > 200 and len(img.convert('RGB').getcolors(10**6)) > 5

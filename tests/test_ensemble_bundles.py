@@ -148,3 +148,7 @@ other = ['ant', 'bee', 'cow', 'dog']
     ids=range(14))
 def test_errors(make, error, text):
     with pytest.raises(error, match=text): make()
+
+
+def test_weights_of_numpy(members):
+    assert ClassifierEnsemble(members, weights=np.arange(1, len(members) + 1, dtype=np.float32)).shares == ClassifierEnsemble(members, weights=list(range(1, len(members) + 1))).shares

@@ -149,6 +149,12 @@ def test_other_paddings_stay(options):
     assert type(fuse_activations(model, x)[0]) is nn.Conv2d
 
 
+def test_dilated_same_padding_is_left_alone():
+    from timm.layers import Conv2dSame
+    model, x = nn.Sequential(Conv2dSame(3, 4, 3, stride=2, dilation=2), nn.ReLU()).eval(), torch.rand(1, 3, 31, 32)
+    assert type(fuse_activations(model, x)[0]) is Conv2dSame
+
+
 def test_gradients_flow_through_fused_convolutions():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.SiLU(), nn.Conv2d(4, 2, 3)).eval()

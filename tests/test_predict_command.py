@@ -110,6 +110,14 @@ def test_odd_names(here, capsys, monkeypatch):
 
 
 # --- In which form ----------------------------------------------------------------------------------------------------
+def test_listed_names_are_no_patterns(here, capsys, monkeypatch):
+    "A name on standard input that isn't there is one row with its reason, also if it looks like a pattern"
+    names = ['photos/a/[0]0.png', 'photos/a/*.png', 'photos/a/00.png']
+    assert ask('lenet', '-', '--csv', stdin='\n'.join(names).encode(), monkeypatch=monkeypatch) == 0
+    found = rows(capsys.readouterr().out)
+    assert [o['file'] for o in found] == names and [bool(o['error']) for o in found] == [True, True, False]
+
+
 def test_forms_agree(here, capsys):
     "All forms have the same rows, and those of the predictor"
     from imgcls.deploy.predictor import load_bundle

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
+from imgcls.compute import choose_compute, run_as
 from imgcls.core import DataError, map_ahead
 from imgcls.data.loaders import image_loaders
 from imgcls.deploy.bundle import save_bundle
@@ -18,7 +19,7 @@ from imgcls.deploy.export import export_bundle
 from imgcls.deploy.imagenet import imagenet_classifier
 from imgcls.deploy.predictor import Classifier, load_bundle
 from imgcls.deploy.schema import BundleError
-from imgcls.images import CropView, crop_views, open_image
+from imgcls.images import CropView, ImageError, crop_views, open_image
 from imgcls.models.pretrained import image_model
 from imgcls.train.ensembles import average_predictions, predict_views
 from imgcls.train.learner import image_learner, predict
@@ -496,7 +497,7 @@ def test_memory_is_bounded(made):
 
     class Watched(Classifier):
         def _decode(self, pair):
-            number = pair[1].number
+            number = int(pair[1][0, 0, 0])*256 + int(pair[1][0, 0, 1])
             if number >= 3*bs: assert third.wait(30)
             res = super()._decode(pair)
             if number >= 3*bs: later.set()
@@ -505,7 +506,7 @@ def test_memory_is_bounded(made):
     def stream():
         for i in range(5000):
             photo = np.full((9, 9, 3), i % 256, np.uint8).view(Photo)
-            photo.number = i
+            photo[0, 0, :2] = divmod(i, 256)
             alive[i] = photo
             most[0] = max(most[0], len(alive))
             assert i < n + 4*bs, 'it is read no further ahead than it must be'
@@ -715,3 +716,69 @@ def fit_head(learn, rows):
     features = predict(learn, rows, features=True)
     x, y = torch.from_numpy(features.features).double(), torch.eye(len(learn.dls.vocab)).double()[features.targets]
     with torch.no_grad(): learn.model[1][-1].weight.copy_(10 * (x.T @ torch.linalg.solve(x @ x.T + 10*torch.eye(len(x)), y)).T)
+
+
+# --- what an iterator or a list holds -------------------------------------------------------------------------------------
+def test_an_iterator_may_use_its_buffer_again(classifier):
+    "A camera writes each picture over the one before; a reader of videos moves on in one object; a file is closed after its turn"
+    arrays = [rng.integers(0, 256, (60, 70, 3), dtype=np.uint8) for _ in range(12)]
+    want = classifier.predictions(arrays, bs=3).probs
+    def camera(make):
+        buffer = arrays[0].copy()
+        image = make(buffer)
+        for o in arrays:
+            buffer[:] = o
+            yield image
+    for make in (lambda o: o, torch.from_numpy):
+        np.testing.assert_array_equal(classifier.predictions(camera(make), bs=3).probs, want)
+
+
+def test_an_iterator_may_close_what_it_gave(classifier, photos):
+    files = sorted(photos.rglob('*.png'))*2
+    want = classifier.predict(files)['label'].tolist()
+    def opened(how):
+        for o in files:
+            with how(o) as f: yield f
+    assert classifier.predict(opened(lambda o: open(o, 'rb')))['label'].tolist() == want
+    assert classifier.predict(opened(Image.open))['label'].tolist() == want
+
+
+def test_moving_pictures(classifier, tmp_path):
+    from PIL import ImageSequence
+    frames = [Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)) for _ in range(9)]
+    frames[0].save(tmp_path/'a.gif', save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path/'a.gif') as gif: found = classifier.predict(ImageSequence.Iterator(gif), threads=4)
+    assert len(found) == 9 and (found['error'] == '').all()
+
+
+def test_the_same_open_picture_many_times(classifier, photos):
+    file = max(photos.rglob('*.jpg'), key=lambda o: o.stat().st_size)
+    once = classifier.predict(file.read_bytes())['probability'][0]
+    with open(file, 'rb') as opened:
+        for source in (Image.open(file), opened):
+            found = classifier.predict([source]*16, threads=4)
+            assert (found['error'] == '').all() and found['probability'].nunique() == 1 and found['probability'][0] == pytest.approx(once, abs=0.02)
+
+
+def test_a_view_that_fails_is_a_row(classifier, photos):
+    def broken(image): raise ImageError('a view', 'damaged', 'it cannot be seen')
+    found = classifier.predict(photos, views=[CropView(), broken])
+    assert found['label'].isna().all() and (found['error'] != '').all()
+
+
+def test_a_network_that_runs_in_two_threads_keeps_its_numbers(made):
+    "What another thread asks the network meanwhile is calculated as it always is, and nothing is left behind there"
+    net, x = made[0].eval(), torch.rand(1, 3, 32, 32)
+    seen, inside, go_on = [], threading.Event(), threading.Event()
+    def other():
+        inside.wait(10)
+        with torch.no_grad(): seen.append(net[0](x).dtype)
+        seen.append(torch.is_autocast_enabled('cpu'))
+        go_on.set()
+    thread = threading.Thread(target=other)
+    thread.start()
+    with run_as(net[0], choose_compute('bf16', device='cpu')):
+        inside.set()
+        assert go_on.wait(10)
+    thread.join()
+    assert seen == [torch.float32, False]

@@ -49,3 +49,8 @@ def test_a_file_that_is_gone_is_named(table, tmp_path):
 def test_results_ahead_keep_their_order_and_their_bound():
     assert list(map_ahead(str, range(50), 7, threads=3)) == [str(i) for i in range(50)]
     assert list(map_ahead(str, [], 7)) == []
+
+
+def test_what_cannot_be_gone_through_is_an_error_and_no_wait():
+    with pytest.raises(TypeError, match='not iterable'): list(map_ahead(str, 5, 2))
+    with pytest.raises(ValueError, match='`n` must be at least 1, got 0'): list(map_ahead(str, [1, 2], 0))

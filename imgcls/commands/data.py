@@ -16,7 +16,7 @@ from ..core import check_option
 
 _all_ = ['app']  # handed on to the command, with what is added to it here
 
-# %% ../../nbs/api/81_commands.data.ipynb #6f2a9802
+# %% ../../nbs/api/81_commands.data.ipynb #c4062393
 def _wanted(fail_on):
     "The kinds in `--fail-on`; names of severities stand for all of their kinds"
     from imgcls.data.audit import KINDS
@@ -36,7 +36,7 @@ def audit(
     exact:bool=False, # Look for copies that are equal to the byte only, which is faster
     out:Path|None=None, # New folder for the report and its figures
 ):
-    "Say what is wrong with photos: broken files, copies, leaks, classes."
+    "Say what is wrong with photos: broken files, copies, leaks."
     from imgcls.data import audit as module
     from imgcls.data.tables import image_table, table_counts
     wanted = _wanted(fail_on)

@@ -124,7 +124,7 @@ class _Printed:
         coding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
         typer.echo(text.encode(coding, 'backslashreplace').decode(coding), nl=False, color=True)  # as it is: codes for the terminal are escaped already, where they matter
 
-# %% ../../nbs/api/86_commands.predict.ipynb #e5a4bb1d
+# %% ../../nbs/api/86_commands.predict.ipynb #12118dd2
 def _encoded(text): return text.encode('utf-8', 'backslashreplace')
 
 
@@ -237,9 +237,10 @@ class AnswersFile:
         "Put a batch of answers at the end of the file, in one piece."
         if self.file is None:
             self.columns = columns
-            self._describe()
+            os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
             self.file = open(self.path, 'xb', buffering=0)
             _lock(self.file, self.path)
+            self._describe()  # of two that begin at once, the one whose file it is
         if columns != self.columns: raise DataError(f"'{self.path}' has the columns {self.columns}, and the answers now have {columns}. Give another file.")
         data = _encoded(_written(self.form, columns, rows, not self.begun))
         self.begun = True
@@ -255,7 +256,7 @@ class AnswersFile:
         "Let go of the file."
         if self.file: self.file.close()
 
-# %% ../../nbs/api/86_commands.predict.ipynb #5b2fa338
+# %% ../../nbs/api/86_commands.predict.ipynb #f1a35aea
 def _load_classifier(bundle, weights, compute):
     name = bundle.as_posix()
     if name.startswith('imagenet:') and not bundle.is_dir():
@@ -328,7 +329,8 @@ def predict(
         if out: photos = answers.resume(photos, _describe(classifier, bundle, k, bs), kept=tally.add)
         if tally.n: _log.info("going on with '%s', which has %d answers", out, tally.n)
         bar = progress(repeat(None), total=total and total - tally.n, label='predicting') if out or total and not sys.stdout.isatty() else ()
-        for frame in classifier.predict_batches(photos if total is None else list(photos), k=k, bs=bs):
+        from imgcls.deploy.predictor import _File
+        for frame in classifier.predict_batches(map(_File, photos) if total is None else [*map(_File, photos)], k=k, bs=bs):
             rows = _records(frame)
             answers.write(list(frame), rows)
             tally.add(rows)

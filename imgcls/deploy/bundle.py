@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['save_bundle']
 
-# %% ../../nbs/api/53_deploy.bundle.ipynb #1cb6ce3b
-import hashlib, json, logging, math, os, shutil, zipfile
+# %% ../../nbs/api/53_deploy.bundle.ipynb #f06280a0
+import hashlib, json, logging, math, os, secrets, shutil, zipfile
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +127,7 @@ def _write_zip(path, files):
             info.external_attr = 0o644 << 16
             z.writestr(info, data)
 
-# %% ../../nbs/api/53_deploy.bundle.ipynb #f3f8bf48
+# %% ../../nbs/api/53_deploy.bundle.ipynb #1863aa1f
 def _with_estimator(learn, estimator):
     "A stand-in for the learner that has the estimator as its head; and the estimator, if no head computes what it does"
     model = nn.Sequential(*learn.model)
@@ -177,7 +177,8 @@ def _replace(new, folder):
 
 
 def _write_folder(folder, files, replace):
-    dest = folder.with_name(f'.{folder.name}.new-{os.getpid()}') if replace else folder
+    if replace: folder = Path(os.path.realpath(folder))  # what a link leads to is replaced, not the link
+    dest = folder.with_name(f'.{folder.name}.new-{secrets.token_hex(4)}') if replace else folder
     with atomic_folder(dest) as temp:
         for name, data in files.items(): (temp/name).write_bytes(data)
     if replace: _replace(dest, folder)
@@ -197,6 +198,7 @@ def save_bundle(
 )->Path: # The folder or file
     "Save a learner's classifier as a folder or zip of safetensors, JSON and a model card, from which `load_bundle` loads it."
     path, dls = Path(os.path.abspath(path)), getattr(learn, 'dls', None)
+    if dls is None: raise TypeError(f'`learn` must be a learner, as from `image_learner`, got {type(learn).__name__}')
     one_file, there = path.suffix.lower() == '.zip', os.path.lexists(path)
     if there and overwrite and (path.is_dir() == one_file or not _is_bundle(path)):
         raise FileExistsError(f"'{path}' exists and is no bundle, so it isn't replaced. Choose another name.")

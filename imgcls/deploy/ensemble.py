@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ClassifierEnsemble']
 
-# %% ../../nbs/api/62_deploy.ensemble.ipynb #6b87b915
+# %% ../../nbs/api/62_deploy.ensemble.ipynb #2aa9492b
 import io, math, os
 from contextlib import nullcontext
+from numbers import Real
 
 import numpy as np
 
@@ -15,11 +16,11 @@ from ..core import shorten
 from .predictor import Classifier, _Predictor
 from ..images import ImageError, _open_file
 
-# %% ../../nbs/api/62_deploy.ensemble.ipynb #4796ec80
+# %% ../../nbs/api/62_deploy.ensemble.ipynb #7484a1e0
 def _shares(weights, n):
     weights = [1.]*n if weights is None else list(weights)
     if len(weights) != n: raise ValueError(f'`weights` must be {n} numbers, one for each member, got {weights!r}')
-    if not all(isinstance(o, (int, float)) and 0 <= o < math.inf for o in weights) or not any(weights):
+    if not all(isinstance(o, Real) and 0 <= o < math.inf for o in weights) or not any(weights):
         raise ValueError(f'`weights` must be numbers of 0 or more, and not all 0, got {weights!r}')
     return [o/sum(weights) for o in weights]
 

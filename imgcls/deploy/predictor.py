@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Classifier', 'load_bundle']
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #7ef2655a
+# %% ../../nbs/api/51_deploy.predictor.ipynb #2e397b00
 import glob, logging, math, os
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #b9954d40
+# %% ../../nbs/api/51_deploy.predictor.ipynb #7e5ee32f
 def _matching(pattern): return sorted(o for o in glob.iglob(pattern, recursive=True) if os.path.isfile(o))
 
 
@@ -48,8 +49,13 @@ def _paths(name):
     return glob.has_magic(name) and not os.path.lexists(name) and _matching(name) or [name]
 
 
+class _File(str):
+    "A name that is taken as it is: no pattern, and no folder"
+
+
 def _one_source(source):
     "Pairs of a name and an image, or None if `source` holds several"
+    if isinstance(source, _File): return [(str(source), str(source))]
     if isinstance(source, (str, os.PathLike)): return [(o, o) for o in _paths(os.fspath(source))]
     if isinstance(source, (bytes, bytearray, memoryview)): return [('<bytes>', source)]
     if isinstance(source, Image.Image): return [(getattr(source, 'filename', '') or '<image>', source)]
@@ -59,17 +65,34 @@ def _one_source(source):
     if hasattr(source, 'columns'): raise TypeError('`predict` takes paths and images; for a table use `predictions(table)`')
 
 
+def _kept(image):
+    "The image as it is now, since what an iterator gave may be changed or closed before it is decoded"
+    if isinstance(image, (np.ndarray, torch.Tensor)): return image.copy() if isinstance(image, np.ndarray) else image.clone()
+    if isinstance(image, (bytearray, memoryview)): return bytes(image)
+    if hasattr(image, 'read'): return data if isinstance(data := image.read(), bytes) else image
+    try: return image.copy() if isinstance(image, Image.Image) else image
+    except (OSError, ValueError, SyntaxError): return image  # a damaged one, of which decoding will say what is wrong
+
+
+def _unshared(pairs):
+    "Open files and pictures that are there several times are read once, before threads decode"
+    counts, kept = Counter(id(o) for _, o in pairs), {}
+    for _, o in pairs:
+        if counts[id(o)] > 1 and id(o) not in kept and (isinstance(o, Image.Image) or hasattr(o, 'read')): kept[id(o)] = _kept(o)
+    return [(name, kept.get(id(o), o)) for name, o in pairs]
+
+
 def _named_images(source):
     "Pairs of a name and an image: a list where all are known, an iterator where they aren't"
     if (pairs := _one_source(source)) is not None: return pairs
     if isinstance(source, (list, tuple)):
         parts = [_named_images(o) for o in source]
-        return [o for part in parts for o in part] if all(isinstance(o, list) for o in parts) else chain.from_iterable(parts)
+        return _unshared([o for part in parts for o in part]) if all(isinstance(o, list) for o in parts) else chain.from_iterable(parts)
     try: items = iter(source)
     except TypeError as e:
         raise TypeError("`source` must be a path, a folder, bytes, a Pillow image, an array, a tensor, an open file, a pattern such as 'photos/*.jpg', "
                         f'or a list or iterator of these, got {type(source).__name__}') from e
-    return (pair for o in items for pair in _named_images(o))
+    return ((name, _kept(image)) for o in items for name, image in _named_images(o))
 
 
 def _tensor_pixels(x):
@@ -238,7 +261,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in table['path']]
     return pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #b8fac05b
+# %% ../../nbs/api/51_deploy.predictor.ipynb #81a8f3b6
 class Classifier(_Predictor):
     "A classifier that is ready to be asked: `predict` and `predict_batches` answer people, `predictions` programs."
     def __init__(self,
@@ -285,9 +308,10 @@ class Classifier(_Predictor):
         if views is None:
             name, square = self._decode(pair)
             return name, square if isinstance(square, ImageError) else [square]
-        try: whole = self._whole(pair[1])
+        try:
+            whole = self._whole(pair[1])
+            return pair[0], [self._cut(_view_picture(view, whole, i)) for i, view in enumerate(views)]
         except ImageError as e: return pair[0], e
-        return pair[0], [self._cut(_view_picture(view, whole, i)) for i, view in enumerate(views)]
 
     def _judge(self, looks):
         "Probabilities, logits and features for each list of squares; means of probabilities alone, if there are several in it"

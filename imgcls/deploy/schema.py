@@ -129,7 +129,7 @@ class _Files:
         if len(data) != size: raise BundleError(f"'{self.path/name}' is cut off: it should have {size:,} bytes and has {len(data):,}")
         return data
 
-# %% ../../nbs/api/50_deploy.schema.ipynb #8644497d
+# %% ../../nbs/api/50_deploy.schema.ipynb #3a38b384
 def _whole(low, high): return f'a whole number from {low:,} to {high:,}', lambda o: type(o) is int and low <= o <= high
 
 
@@ -235,6 +235,8 @@ def _check_decisions(file, config):
     by_distance = config.get('foreign', {}).get('score') == 'distance'
     if by_distance: _check_fields(file, config['foreign'], {'sha256': _SHA256}, 'foreign.')
     if 'foreign' in config and 'estimator' in config and not by_distance: raise BundleError(f"'{file}': `foreign` is of the network's logits, and an estimator answers here")
+    if several and (bad := [o for o in config['vocab'] if '|' in o or o != o.strip()]):
+        raise BundleError(f"'{file}': names of classes that an image may have several of must have no '|', nor blanks at their ends: {shorten(map(repr, bad))}")
     odd = [k for k in (('refusal', 'foreign', 'estimator', 'one_vs_all') if several else ('threshold',)) if config.get(k)]
     if odd: raise BundleError(f"'{file}': {shorten(odd)} is for {'one label' if several else 'several labels'} to an image, and `multi_label` is {str(several).lower()}")
 

@@ -223,7 +223,7 @@ def estimator_probs(
     res = np.maximum(res.astype(np.float32), np.finfo(np.float32).tiny).astype(np.float64)**(1/temperature)  # 0 to any power would stay 0
     return res/res.sum(1, keepdims=True)
 
-# %% ../../nbs/api/04_train.vectors.ipynb #fe2f2531
+# %% ../../nbs/api/04_train.vectors.ipynb #4ef1d1ca
 def unit_vectors(
     features:np.ndarray, # (n, d), such as `preds.features`
 )->np.ndarray: # (n, d) float32, each of length 1
@@ -251,6 +251,7 @@ class ClassDistance:
         lengths, crossing = np.r_[(m**2).sum(1), np.diag(gram)], np.abs(gram - np.diag(np.diag(gram)))
         if not (lengths <= 1.002).all() or not (crossing < 0.01).all():
             raise DataError('`means` and `axes` must be at most 1 long, and the axes at right angles to each other: make them with `ClassDistance.fit`')
+        self._exact = m, a.T, m @ a.T
 
     @classmethod
     def fit(cls,
@@ -280,11 +281,10 @@ class ClassDistance:
         features:np.ndarray, # (n, d) of other images
     )->np.ndarray: # (n,) from 0 to 4, the higher, the more foreign
         "The squared distance to the nearest class, in which directions of great spread count less."
-        x, means = unit_vectors(features).astype(float), self.means.astype(float)
+        x, (means, axes, there) = unit_vectors(features).astype(float), self._exact
         if x.shape[1] != means.shape[1]: raise ValueError(f'`features` must have {means.shape[1]:,} columns, as those of training have, got {x.shape[1]:,}')
-        axes, res = self.axes.T.astype(float), np.full(len(x), np.inf)
-        along = x @ axes
-        for mean, there in zip(means, means @ axes): np.minimum(res, ((x - mean)**2).sum(1) - ((along - there)**2).sum(1), out=res)
+        along, res = x @ axes, np.full(len(x), np.inf)
+        for mean, at in zip(means, there): np.minimum(res, ((x - mean)**2).sum(1) - ((along - at)**2).sum(1), out=res)
         return np.clip(res, 0, 4)
 
     def __repr__(self):
