@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from imgcls.core import DataError, ImgclsError
+from imgcls.core import DataError, ImgclsError, map_ahead
 from imgcls.data import presize as module
 from imgcls.data.presize import PresizeCache, cache_bytes, choose_presize, list_caches, presize_cache, remove_cache
 from imgcls.data.tables import image_table
@@ -317,7 +317,7 @@ def test_the_second_drops_its_own(table, photos, caches, monkeypatch):
 def test_in_order():
     "Results come in order, and the threads run ahead by a few items only"
     started = []
-    res = module._in_order(lambda i: started.append(i) or i*i, range(500), 2)
+    res = map_ahead(lambda i: started.append(i) or i*i, range(500), 16, threads=2)
     assert next(res) == 0
     time.sleep(.05)
     assert len(started) <= 18

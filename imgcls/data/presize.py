@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['choose_presize', 'Presize', 'cache_bytes', 'PresizeCache', 'presize_cache', 'list_caches', 'remove_cache']
 
-# %% ../../nbs/api/13_data.presize.ipynb #83500d2a
+# %% ../../nbs/api/13_data.presize.ipynb #49f9394e
 import errno, hashlib, json, logging, math, os, random, re, secrets, shutil, time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from fastai.vision.augment import RandTransform
 from fastai.vision.core import PILImage
 from PIL import Image
 
-from ..core import (DataError, ImgclsError, atomic_folder, available_cores, cache_folder, check_option, progress, read_json,
+from ..core import (DataError, ImgclsError, atomic_folder, available_cores, cache_folder, check_option, map_ahead, progress, read_json,
                          shorten, write_json)
 from .labels import check_columns, usable_rows
 from .tables import table_root
@@ -171,7 +169,7 @@ class PresizeCache:
     def __reduce__(self): return type(self), (str(self.folder),)
     def __repr__(self): return f'PresizeCache: {len(self):,} images, short side {self.short_side}, {self.nbytes/1e6:,.1f} MB in {self.folder.name}'
 
-# %% ../../nbs/api/13_data.presize.ipynb #98634b50
+# %% ../../nbs/api/13_data.presize.ipynb #ce594945
 def _place(folder): return Path(os.path.abspath(Path(folder).expanduser())) if folder is not None else cache_folder()/'presized'
 
 def _stamp(file):
@@ -191,17 +189,6 @@ def _no_room(place, need):
     return ImgclsError(f"a presized cache of {need/1e6:,.1f} MB doesn't fit on the disk of `{there}`, which has {free/1e6:,.1f} MB left. "
                        'Make room (`list_caches` and `remove_cache` may help), name another `folder`, or take a smaller size.'), free
 
-def _in_order(func, items, workers):
-    "Results of `func` in the order of `items`, from threads that run ahead by a few items only"
-    items = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(func, o) for o in islice(items, 8*workers))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(func, o) for o in islice(items, 1))
-        finally: pool.shutdown(cancel_futures=True)
-
 def _fill(folder, root, paths, *, about, workers):
     "Write the three files of a cache"
     def presized(path):
@@ -209,7 +196,7 @@ def _fill(folder, root, paths, *, about, workers):
         except ImageError as e: return e
     index = dict(paths=[], heights=[], widths=[], failed={})
     with open(folder/'pixels.bin', 'wb') as f:
-        for path, res in zip(paths, progress(_in_order(presized, paths, workers), total=len(paths), label='presizing')):
+        for path, res in zip(paths, progress(map_ahead(presized, paths, 8*workers, threads=workers), total=len(paths), label='presizing')):
             if isinstance(res, ImageError): index['failed'][path] = res.summary; continue
             f.write(res)
             for k,o in zip(('paths', 'heights', 'widths'), (path, *res.shape)): index[k].append(o)

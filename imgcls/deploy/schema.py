@@ -372,7 +372,7 @@ def _read_distance(files, config, width):
     try: return _load_distance(data, len(config['vocab']), width)
     except DataError as e: raise BundleError(f"'{path}': {e}") from e
 
-# %% ../../nbs/api/50_deploy.schema.ipynb #ea07070e
+# %% ../../nbs/api/50_deploy.schema.ipynb #54240f13
 def read_bundle(
     path:str|Path, # A folder or .zip that `save_bundle` made
     *,
@@ -386,4 +386,4 @@ def read_bundle(
         with _reasons(files.path, dict(arch='')): width = _try(model, config, files.path)
         estimator = _read_estimator(files, config, set(trusted), width) if 'estimator' in config else None
         by_distance = config.get('foreign', {}).get('score') == 'distance'
-        return model, config, estimator, _read_distance(files, config, width if estimator else _first_layer(model)[1]) if by_distance else None
+        return model, config, estimator, _read_distance(files, config, width if estimator is not None else _first_layer(model)[1]) if by_distance else None

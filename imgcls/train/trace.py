@@ -195,7 +195,7 @@ def evaluation_loader(
         tls = getattr(dl.dataset, 'tls', None)
         yield dl, tls is None or len(tls) > dl.dataset.n_inp, dict(items=items, root=root, split=split if isinstance(split, str) else None)
 
-# %% ../../nbs/api/23_train.trace.ipynb #d525a454
+# %% ../../nbs/api/23_train.trace.ipynb #6cceeac4
 class EvalBatches:
     "Batches of what evaluation sees of photos, decoded by threads: bytes (n, 3, size, size), the channels of a pixel side by side."
     def __init__(self,
@@ -211,14 +211,15 @@ class EvalBatches:
         self.reader = self._steps(dls)[0]
 
     @staticmethod
-    def _steps(dls): return [*dls.train_ds.tls[0].tfms.fs, *dls.train.after_item.fs]
+    def _steps(dls):  # without those that are for training only
+        return [o for o in (*dls.train_ds.tls[0].tfms.fs, *dls.train.after_item.fs) if getattr(o, 'split_idx', None) != 0]
 
     @classmethod
     def serves(cls,
         dls:DataLoaders, # From `image_loaders`
     )->bool: # False where the user added steps before the batch
         "Are the pictures of these loaders those of `eval_image`?"
-        steps = [o for o in cls._steps(dls) if getattr(o, 'split_idx', None) != 0]  # those are for training only
+        steps = cls._steps(dls)
         known = [steps[0].name, *(type(o).__name__ for o in steps[1:])] == ['TableReader', 'OpenImage', 'Presize', 'ToTensor']
         return known and steps[1].short_side == steps[2].presize == dls.presize
 
