@@ -49,11 +49,12 @@ def stock(n, workers, helped):
 def ours(n, workers):
     "The same from `extract_features`"
     from imgcls.data.loaders import image_loaders
+    from imgcls.models.pretrained import image_model
     from imgcls.train.features import extract_features
-    rows = photos(n)
+    rows, model = photos(n), image_model('efficientnet_lite0', 2)
     dls = image_loaders(rows, size=224, num_workers=workers, check=None)
     began = time.perf_counter()
-    found = extract_features('efficientnet_lite0', dls, num_workers=workers, compute='auto')
+    found = extract_features(model, dls, num_workers=workers, compute='auto')
     return np.asarray(found.vectors), time.perf_counter() - began
 
 

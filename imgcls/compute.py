@@ -6,20 +6,21 @@
 __all__ = ['Compute', 'bf16_reason', 'tune_allocator', 'choose_compute', 'apply_compute', 'run_as', 'fold_batch_norm',
            'fuse_activations', 'for_inference', 'compute_report']
 
-# %% ../nbs/api/03_compute.ipynb #4573e6ae
+# %% ../nbs/api/03_compute.ipynb #53a988eb
 import ctypes, logging, math, os, platform, threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .core import check_option
+from .core import available_cores, check_option
 
 _log = logging.getLogger('imgcls')
 
@@ -155,6 +156,34 @@ def run_as(
     finally:
         for hook in hooks: hook.remove()
         while opened: opened.pop().__exit__(None, None, None)  # an interrupt in the middle of a forward pass
+
+# %% ../nbs/api/03_compute.ipynb #ba3c9a6e
+@cache
+def _openmp():
+    "What limits the threads that a calculation is shared among, or None if that can't be done here"
+    try: from threadpoolctl import ThreadpoolController
+    except ImportError: return None
+    found = ThreadpoolController().select(user_api='openmp')
+    return found if found.lib_controllers else None
+
+
+def _stay_alone():
+    "From now on, what the calling thread calculates isn't shared among others"
+    torch.get_num_threads()  # a thread takes torch's own number when it first needs one, which must not come later
+    if (found := _openmp()) is not None: found.limit(limits=1)
+
+
+def _abreast(compute, threads=None):
+    "How many threads should run a network side by side, each on pictures of its own; 0 if all should share each batch"
+    if torch.device(compute.device).type != 'cpu' or _openmp() is None: return 0
+    n = min(threads or available_cores(), torch.get_num_threads())
+    return n if n > 1 else 0
+
+
+def _forward_as(model, compute, x):
+    "What `model` gives for `x`, without gradients, as `compute` says; unlike `run_as` it lets several threads ask the same model"
+    with torch.inference_mode(), torch.autocast(torch.device(compute.device).type, compute.dtype, enabled=compute.dtype != torch.float32):
+        return _map_tensors(_to_float, model(_map_tensors(_layout, x) if compute.channels_last else x))
 
 # %% ../nbs/api/03_compute.ipynb #1fb197fd
 class _Wiring(TorchDispatchMode):

@@ -306,13 +306,14 @@ def available_cores()->int: # at least 1
     "The number of processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/api/00_core.ipynb #43816457
+# %% ../nbs/api/00_core.ipynb #7910cf0c
 def map_ahead(
     f:Callable, # called in threads, with one item
     items:Iterable, # of any length
     n:int, # results worked out ahead, at most
     *,
     threads:int|None=None, # None takes one a core
+    begin:Callable|None=None, # called once in each thread before its first item
 )->Iterator: # `f(item)` of each, in order
     "Work out results in threads, a bounded number of them ahead; one more thread reads `items`, whose error is raised after what came before."
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -323,7 +324,7 @@ def map_ahead(
         yield f(items[0])
         return
     source = iter(items)
-    pool, room, waiting, stop = ThreadPoolExecutor(threads or available_cores(), 'imgcls'), Semaphore(n), SimpleQueue(), Event()
+    pool, room, waiting, stop = ThreadPoolExecutor(threads or available_cores(), 'imgcls', begin), Semaphore(n), SimpleQueue(), Event()
     def read():
         end = None
         try:

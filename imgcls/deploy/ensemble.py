@@ -16,7 +16,7 @@ from ..core import shorten
 from .predictor import Classifier, _Predictor
 from ..images import ImageError, _open_file
 
-# %% ../../nbs/api/62_deploy.ensemble.ipynb #7484a1e0
+# %% ../../nbs/api/62_deploy.ensemble.ipynb #7153297e
 def _shares(weights, n):
     weights = [1.]*n if weights is None else list(weights)
     if len(weights) != n: raise ValueError(f'`weights` must be {n} numbers, one for each member, got {weights!r}')
@@ -88,6 +88,8 @@ class ClassifierEnsemble(_Predictor):
                     if isinstance(res[way], ImageError): return pair[0], res[way]
         except ImageError as e: return pair[0], e
         return pair[0], res
+
+    def _abreast(self, threads): return min(o._abreast(threads) or 0 for o in self.members)
 
     def _judge(self, looks):
         "Mean probabilities, without logits"

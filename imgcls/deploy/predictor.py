@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['Classifier', 'load_bundle']
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #2e397b00
+# %% ../../nbs/api/51_deploy.predictor.ipynb #7ea86111
 import glob, logging, math, os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, cycle, islice
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
+from ..compute import Compute, _abreast, _forward_as, _stay_alone, apply_compute, choose_compute, for_inference
 from ..core import DataError, available_cores, map_ahead, progress, shorten
 from .schema import read_bundle
 from ..images import CropView, ImageError, _choose_views, _view_picture, eval_image, fit_short_side, open_image
@@ -31,22 +32,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #7e5ee32f
-def _matching(pattern): return sorted(o for o in glob.iglob(pattern, recursive=True) if os.path.isfile(o))
-
-
+# %% ../../nbs/api/51_deploy.predictor.ipynb #75c67ce0
 def _folder_files(folder):
     "Paths of the files in `folder` that should be images"
     from imgcls.data.files import list_image_files
-    files = list_image_files(folder)
-    if not files: raise DataError(f"there are no images in '{folder}'")
-    return files
+    if files := list_image_files(folder): return files
+    raise DataError(f"there are no images in '{folder}'")
 
 
 def _paths(name):
     "The path, or those of the images in a folder, or those that a pattern matches"
     if os.path.isdir(name): return [os.path.join(name, o) for o in _folder_files(name)]
-    return glob.has_magic(name) and not os.path.lexists(name) and _matching(name) or [name]
+    return glob.has_magic(name) and not os.path.lexists(name) and sorted(o for o in glob.iglob(name, recursive=True) if os.path.isfile(o)) or [name]
 
 
 class _File(str):
@@ -112,7 +109,7 @@ def _tensor_pixels(x):
         x = (x.float() * 255).round().to(torch.uint8)
     return (x.permute(1, 2, 0) if colours == [0] else x).numpy()
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #f86688eb
+# %% ../../nbs/api/51_deploy.predictor.ipynb #fc585747
 def _batches(items, sizes):
     "Lists of the sizes in turn, the last may be shorter; an error of the iterator is raised after what came before"
     items, error = iter(items), None
@@ -143,10 +140,15 @@ class _Predictor:
         "Yield name, (probabilities, logits, features) or None, and '' or the error, for each pair of a name and an image"
         piece, threads = max(1, bs // len(views or '1')), threads or available_cores()
         def look(pair): return self._looks((pair[0], _tensor_pixels(pair[1])) if isinstance(pair[1], torch.Tensor) else pair, views)
-        for batch in _batches(map_ahead(look, pairs, max(2*piece, threads), threads=threads), [min(piece, bs - i) for i in range(0, bs, piece)]):
-            looks = [o for _, o in batch if not isinstance(o, ImageError)]
-            found = iter(self._judge(looks) if looks else ())
-            for name, o in batch: yield (name, None, o.summary) if isinstance(o, ImageError) else _finite(name, next(found))
+        def judge(batch):
+            found = iter(self._judge(looks) if (looks := [o for _, o in batch if not isinstance(o, ImageError)]) else ())
+            return [(name, None, o.summary) if isinstance(o, ImageError) else _finite(name, next(found)) for name, o in batch]
+        abreast = self._abreast(threads) if not isinstance(pairs, list) or len(pairs) > 1 else 0  # for one photo all cores work together
+        if abreast:
+            few = max(1, min(piece, 8 // len(views or '1'), math.ceil(len(pairs) / abreast) if isinstance(pairs, list) else 8))
+            found = map_ahead(lambda part: judge([look(o) for o in part]), _batches(pairs, [few]), 2*abreast, threads=abreast, begin=_stay_alone)
+        else: found = map(judge, _batches(map_ahead(look, pairs, max(2*piece, threads), threads=threads), [min(piece, bs - i) for i in range(0, bs, piece)]))
+        return chain.from_iterable(found)
 
     def _ask(self, pairs, bs, threads, views, *, bar=True):
         "`_answers` after a check of what was asked, with a progress bar if wanted"
@@ -178,11 +180,10 @@ class _Predictor:
     def _asked(self, source, k, bs, *, threads, views, refuse, bar=True):
         "The answers, and how to make a table of a list of them"
         if not (type(k) is int and 1 <= k <= len(self.vocab)): raise ValueError(f'`k` must be a whole number from 1 to {len(self.vocab)}, the number of classes, got {k!r}')
-        views, refuses = _own_views(views), refuse and self.refuses
-        if refuses and views:
+        if (refuses := refuse and self.refuses) and _own_views(views):
             raise ValueError("from which thresholds on this classifier says 'unknown' was measured on one look at each photo, which tells nothing of the mean of several: "
                              'with refuse=False it always answers')
-        return self._ask(_named_images(source), bs, threads, views, bar=bar), lambda answers: self._frame(answers, k, refuses)
+        return self._ask(_named_images(source), bs, threads, _own_views(views), bar=bar), lambda answers: self._frame(answers, k, refuses)
 
     def predict_batches(self,
         source, # What `predict` takes
@@ -261,7 +262,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in table['path']]
     return pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #81a8f3b6
+# %% ../../nbs/api/51_deploy.predictor.ipynb #a2073d6b
 class Classifier(_Predictor):
     "A classifier that is ready to be asked: `predict` and `predict_batches` answer people, `predictions` programs."
     def __init__(self,
@@ -279,7 +280,7 @@ class Classifier(_Predictor):
             raise ValueError('a classifier that gives several labels to an image has neither refusals, which are of one label, nor an estimator of scikit-learn')
         model = model.to(self.compute.device, memory_format=torch.channels_last if self.compute.channels_last else torch.contiguous_format).eval()
         self.model = for_inference(model.requires_grad_(False), self.compute, torch.zeros(1, 3, self.size, self.size, device=self.compute.device))
-        self.distance, self._vectors = distance, []
+        self.distance, self._vectors = distance, local()
         if distance is not None and estimator is None: _first_layer(self.model)[0].register_forward_pre_hook(self._keep_vectors)
 
     def __repr__(self):
@@ -287,12 +288,13 @@ class Classifier(_Predictor):
         several = ', any number of them on an image' if self.multi_label else ''
         return f'Classifier: {len(self.vocab)} classes ({shorten(self.vocab, 5)}){several}, {network} at {self.size} px, on {self.compute.device} in {number}'
 
-    def _keep_vectors(self, layer, args): self._vectors[:] = [args[0].flatten(1).float()]
+    def _abreast(self, threads): return self.config['model']['arch'] and _abreast(self.compute, threads)  # what a network of the user's own does in threads isn't known
+
+    def _keep_vectors(self, layer, args): self._vectors.found = args[0].flatten(1).float()
 
     def _decode(self, pair):
         "The name, and the square that the network sees or the error"
-        c = self.config
-        try: return pair[0], eval_image(pair[1], c['size'], c['presize'], method=c['method'])
+        try: return pair[0], eval_image(pair[1], self.size, self.config['presize'], method=self.config['method'])
         except ImageError as e: return pair[0], e
 
     def _whole(self, image):
@@ -306,8 +308,7 @@ class Classifier(_Predictor):
     def _looks(self, pair, views):
         "The name, and the squares that the network sees or the error"
         if views is None:
-            name, square = self._decode(pair)
-            return name, square if isinstance(square, ImageError) else [square]
+            return pair[0], square if isinstance(square := self._decode(pair)[1], ImageError) else [square]
         try:
             whole = self._whole(pair[1])
             return pair[0], [self._cut(_view_picture(view, whole, i)) for i, view in enumerate(views)]
@@ -322,9 +323,8 @@ class Classifier(_Predictor):
         "An iterator of probabilities, logits (None from an estimator) and features (None if no distance needs them) of each of a list of uint8 squares (size, size, 3)"
         x = torch.from_numpy(np.stack(squares)).to(self.compute.device).permute(0, 3, 1, 2).float().div_(255)
         if not self.compute.channels_last: x = x.contiguous()
-        with self._lock, torch.inference_mode(), run_as(self.model, self.compute):
-            scores = self.model(x)
-            vectors = [None]*len(x) if self.distance is None else (scores if self.estimator is not None else self._vectors.pop()).float().cpu().numpy()
+        with self._lock if torch.get_num_threads() > 1 else nullcontext(): scores = _forward_as(self.model, self.compute, x)  # those who share all cores wait for each other
+        vectors = [None]*len(x) if self.distance is None else (scores if self.estimator is not None else self._vectors.found).float().cpu().numpy()
         t = self.config.get('temperature', 1.)
         if self.estimator is not None:
             probs = estimator_probs(self.estimator, scores.cpu().numpy(), self.vocab, temperature=t).astype(np.float32)

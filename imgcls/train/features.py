@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'extract_features', 'fit_features', 'check_network', 'predict_features', 'why_not_cached',
            'frozen_features', 'on_features']
 
-# %% ../../nbs/api/34_train.features.ipynb #754d6a7f
+# %% ../../nbs/api/34_train.features.ipynb #f2c88003
 import hashlib, inspect, logging, time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ from scipy.special import expit
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..compute import Compute, apply_compute, choose_compute, for_inference, run_as
+from ..compute import Compute, _abreast, apply_compute, choose_compute
 from ..core import DataError, check_option, package_versions, progress, read_json, shorten
 from ..data.augment import own_random
 from ..data.labels import is_multi_label, to_indices, to_one_hot, usable_rows
@@ -46,12 +46,12 @@ from ..models.pretrained import image_model
 from ..predictions import Predictions
 from .callbacks import BnEval
 from .surgery import GradualUnfreezing
-from .trace import EvalBatches, keep_random
+from .trace import EvalBatches, _running, keep_random
 from .vectors import Features, FeatureWriter, estimator_probs
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/34_train.features.ipynb #d7fa80cc
+# %% ../../nbs/api/34_train.features.ipynb #1b8fe6c8
 def _find_body(body, dls, compute):
     "The body, its name, and how it runs"
     if hasattr(body, 'model') and hasattr(body, 'dls'):
@@ -66,22 +66,10 @@ def _find_body(body, dls, compute):
     return model[0], model.config['arch'], chosen
 
 
-@contextmanager
-def _running(net, compute, pool, size):
-    "A function from pictures (n, 3, size, size) to vectors (n, d), while the body is ready for it"
-    modes, weights = [(m, m.training) for m in net.modules()], [(p, p.data) for p in (*net.parameters(), *net.buffers())]
-    net.to(compute.device).eval().to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
-    def vectors(x):
-        with torch.inference_mode(): out = folded(x)
-        if not isinstance(out, torch.Tensor) or out.ndim not in (2, 4):
-            raise ValueError(f'the body must give a map (n, channels, height, width) or vectors (n, features), got {getattr(out, "shape", type(out).__name__)}')
-        return (GlobalPool(pool)(out) if pool != 'flatten' and out.ndim == 4 else out.flatten(1)), out.ndim == 4
-    try:
-        folded = for_inference(net, compute, torch.zeros(1, 3, size, size, device=compute.device))
-        with run_as(folded, compute): yield vectors
-    finally:
-        for module, mode in modes: module.training = mode
-        for p, data in weights: p.data = data
+def _is_known(body):
+    "Is it a network by name, of which is known that threads can ask it side by side?"
+    config = getattr(getattr(body, 'model', body), 'config', None)
+    return isinstance(body, str) or isinstance(config, dict) and bool(config.get('arch'))
 
 
 def _hash(values):
@@ -136,7 +124,7 @@ def _plan(table, splits, augment_views, plain_view):
     parts = [(rows if plain_view else rows[~train], 0), *((rows[train], i) for i in range(1, augment_views + first))]
     return pd.concat([o for o, _ in parts]), np.concatenate([np.full(len(o), i) for o, i in parts])
 
-# %% ../../nbs/api/34_train.features.ipynb #5be9b832
+# %% ../../nbs/api/34_train.features.ipynb #d89c46f2
 def _find_loaders(source, settings):
     if not isinstance(source, DataLoaders): return image_loaders(source, **settings)
     if not hasattr(source, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
@@ -157,13 +145,15 @@ def _describe(pictures, net, dls, settings):
                 photos=_hash(rows[columns].itertuples(index=False, name=None)), pictures=''.join(how.values()), versions=versions)
 
 
-def _fill(writer, make, pictures, run):
+def _fill(writer, make, pictures, run, abreast):
     "Add batch after batch: first those of the photos as they are, then those of the other views; `make` gives the batches of some rows"
     started, first, n, plain = time.perf_counter(), writer.done, len(writer.about.views), int((writer.about.views == 0).sum())
     loaders = [make(slice(max(a, first), b)) for a, b in ((0, plain), (plain, n)) if b > max(a, first)]
-    for x in progress((x for dl in loaders for x in dl), total=sum(map(len, loaders)), label='features'):
+    def vectors(x):
         row = writer.done - plain  # counted from the first view that is varied
-        writer.add(run(pictures.varied(x, row, row < 0))[0].cpu().numpy())
+        return run(pictures.varied(x, row, row < 0))[0]
+    found = (v for dl in loaders for v in (dl.mapped(lambda x: run(x)[0]) if abreast and isinstance(dl, EvalBatches) else map(vectors, dl)))
+    for v in progress(found, total=sum(map(len, loaders)), label='features'): writer.add(v.cpu().numpy())
     _log.info('features: %d rows, %.1f a second', writer.done - first, (writer.done - first) / max(time.perf_counter() - started, 1e-9))
 
 
@@ -193,8 +183,7 @@ def extract_features(
     vocab, labels = list(dls.vocab), rows['label'].tolist()
     with keep_random(dls), _running(net, chosen, pool, dls.size) as run:
         example, is_map = run(torch.zeros(1, 3, dls.size, dls.size, device=chosen.device))
-        layout = f'channels {"last" if chosen.channels_last else "first"}{", folded" if chosen.fold else ""}'
-        how = f'{torch.device(chosen.device).type}, {str(chosen.dtype).removeprefix("torch.")}, {layout}'
+        how = f'{torch.device(chosen.device).type}, {str(chosen.dtype).removeprefix("torch.")}, channels {"last" if chosen.channels_last else "first"}{", folded" if chosen.fold else ""}'
         settings = dict(arch=arch, pool=pool if is_map else None, augment_views=augment_views, plain_view=plain_view, bs=bs, dtype=dtype, compute=how)
         provenance = _describe(_Views(dls, rows, views, seed), net, dls, settings)
         empty = Features(np.empty((len(rows), 0)), (to_one_hot if is_multi_label(labels) else to_indices)(labels, vocab), vocab, items=rows['path'], splits=rows['split'],
@@ -202,9 +191,9 @@ def extract_features(
         writer = FeatureWriter(empty, example.shape[1], path=path, dtype=dtype)
         workers = dls.train.fake_l.num_workers if num_workers is None else num_workers
         def make(o):
-            if not views[o].any() and EvalBatches.serves(dls): return EvalBatches(dls, rows[o], bs=bs, threads=max(workers, 1), device=chosen.device)
+            if not views[o].any() and EvalBatches.serves(dls): return EvalBatches(dls, rows[o], bs=bs, threads=workers or None, device=chosen.device)
             return ImageDL(_Views(dls, rows[o], views[o], seed), bs=bs, num_workers=workers, device=chosen.device)
-        if writer.done < len(rows): _fill(writer, make, _Views(dls, rows, views, seed), run)
+        if writer.done < len(rows): _fill(writer, make, _Views(dls, rows, views, seed), run, _is_known(body) and EvalBatches.are_bytes(dls) and _abreast(chosen, workers))
     return writer.finish()
 
 # %% ../../nbs/api/34_train.features.ipynb #34d99f6d

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['random_state', 'load_random_state', 'keep_random', 'copy_weights', 'no_trace', 'evaluation_loader', 'EvalBatches']
 
-# %% ../../nbs/api/23_train.trace.ipynb #2935b502
+# %% ../../nbs/api/23_train.trace.ipynb #3ef08e75
 import copy, math, random, tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
@@ -24,9 +24,11 @@ from fastai.torch_core import get_model
 from fastcore.foundation import L
 from torch import nn
 
-from ..core import DataError, check_option, map_ahead, shorten
+from ..compute import _forward_as, _stay_alone, for_inference
+from ..core import DataError, available_cores, check_option, map_ahead, shorten
 from ..data.loaders import split_loader
 from ..images import ImageError, eval_image
+from ..models.layers import GlobalPool
 
 # %% ../../nbs/api/23_train.trace.ipynb #d9282481
 def random_state(
@@ -195,7 +197,7 @@ def evaluation_loader(
         tls = getattr(dl.dataset, 'tls', None)
         yield dl, tls is None or len(tls) > dl.dataset.n_inp, dict(items=items, root=root, split=split if isinstance(split, str) else None)
 
-# %% ../../nbs/api/23_train.trace.ipynb #6cceeac4
+# %% ../../nbs/api/23_train.trace.ipynb #b3609bb1
 class EvalBatches:
     "Batches of what evaluation sees of photos, decoded by threads: bytes (n, 3, size, size), the channels of a pixel side by side."
     def __init__(self,
@@ -234,3 +236,40 @@ class EvalBatches:
     def __iter__(self):
         squares = map_ahead(self._square, range(len(self.rows)), 2 * self.bs, threads=self.threads)
         while batch := list(islice(squares, self.bs)): yield torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def are_bytes(
+        dls:DataLoaders, # From `image_loaders`
+    )->bool: # False where the user added steps for whole batches
+        "Is all that happens to a batch in evaluation its division by 255?"
+        return [type(o).__name__ for o in dls.train.after_batch.fs if getattr(o, 'split_idx', None) != 0] == ['IntToFloatTensor']
+
+    def mapped(self,
+        f:Callable, # Takes pictures (n, 3, size, size) from 0 to 1 and gives a tensor with a row for each; called in several threads at once
+        *,
+        few:int=8, # Pictures that a thread takes at a time, through all steps
+    )->Iterator: # What `f` gives, batch by batch
+        "Decode and work on a few pictures in each thread, side by side; on the CPU."
+        def work(part): return f(torch.from_numpy(np.stack([self._square(i) for i in part])).permute(0, 3, 1, 2).float().div_(255))
+        n, threads = len(self.rows), self.threads or available_cores()
+        starts = [range(i, min(i + self.bs, n), few) for i in range(0, n, self.bs)]
+        found = map_ahead(work, (range(i, min(i + few, o.stop)) for o in starts for i in o), 2 * threads, threads=threads, begin=_stay_alone)
+        return (torch.cat(list(islice(found, len(o)))) for o in starts)
+
+# %% ../../nbs/api/23_train.trace.ipynb #4a51e618
+@contextmanager
+def _running(net, compute, pool, size):
+    "A function from pictures (n, 3, size, size) to vectors (n, d), while the body is ready for it"
+    modes, weights = [(m, m.training) for m in net.modules()], [(p, p.data) for p in (*net.parameters(), *net.buffers())]
+    net.to(compute.device).eval().to(memory_format=torch.channels_last if compute.channels_last else torch.contiguous_format)
+    def vectors(x):
+        out = _forward_as(folded, compute, x)
+        if not isinstance(out, torch.Tensor) or out.ndim not in (2, 4):
+            raise ValueError(f'the body must give a map (n, channels, height, width) or vectors (n, features), got {getattr(out, "shape", type(out).__name__)}')
+        return (GlobalPool(pool)(out) if pool != 'flatten' and out.ndim == 4 else out.flatten(1)), out.ndim == 4
+    try:
+        folded = for_inference(net, compute, torch.zeros(1, 3, size, size, device=compute.device))
+        yield vectors
+    finally:
+        for module, mode in modes: module.training = mode
+        for p, data in weights: p.data = data
