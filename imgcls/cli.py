@@ -20,7 +20,7 @@ from .core import DataError, ImgclsError, atomic_file, package_versions, shorten
 
 _log = logging.getLogger('imgcls')
 
-# %% ../nbs/api/90_cli.ipynb #9e00011f
+# %% ../nbs/api/90_cli.ipynb #4bcbf6fa
 def _answered_part(classifier, preds):
     "What a classifier that may refuse answers: the estimate of the answered, and how many were refused for which reason; (None, {}) if it answers always"
     from imgcls.evaluate import metrics
@@ -55,6 +55,15 @@ def _shared_classes(rows, vocab, allow_missing):
     return rows[rows['label'].isin(theirs)]
 
 
+def _trained_on(run, folder, preds):
+    "How many of the photos a classifier has learned from, as the run that made it knows"
+    import pandas as pd
+    file, data = run.path/'images.csv', run.settings.get('settings', {}).get('folder')
+    if not file.exists() or data is None or Path(data).resolve() != folder.resolve(): return 0
+    known = pd.read_csv(file, usecols=['path', 'split'], dtype=str, keep_default_na=False)
+    return len(set(known['path'][known['split'] == 'train']) & set(preds.items))
+
+
 @command('imgcls evaluate run/bundle photos --split test')
 def evaluate(
     bundle:Path, # Folder or .zip of a saved classifier
@@ -80,7 +89,10 @@ def evaluate(
         classifier = load_bundle(bundle, compute=compute)
         split, rows = _choose_rows(read_table(folder, strict, label=label), split)
         preds = classifier.predictions(_shared_classes(rows, classifier.vocab, allow_missing), bs=bs)
-        if split in ('test', 'all') and (bundle.parent/'run.toml').exists(): Run(bundle.parent).log_reading(preds, by=f'imgcls evaluate {folder}')
+        made_by = Run(bundle.parent) if (bundle.parent/'run.toml').exists() else None
+        learned = _trained_on(made_by, folder, preds) if made_by else 0
+        if learned: _log.warning('the classifier has learned from %d of these %d photos: on new ones it will be right less often', learned, len(preds))
+        if made_by and split in ('test', 'all'): made_by.log_reading(preds, by=f'imgcls evaluate {folder}')
         estimate, confused = metrics.accuracy_estimate(preds), interpret.most_confused(preds)
         part, refused = _answered_part(classifier, preds)
         if out:
@@ -88,8 +100,8 @@ def evaluate(
             run.write_figure(interpret.plot_confusion(preds), 'confusion')
             run.write_figure(interpret.plot_top_losses(preds), 'top_losses')
     if json:
-        found = dict(bundle=bundle, folder=folder, split=split, accuracy=vars(estimate), answered=part and vars(part), refused=refused, most_confused=confused.to_dict('records'),
-                     set_aside=set_aside(rows).to_dict('records'))
+        found = dict(bundle=bundle, folder=folder, split=split, trained_on=learned, accuracy=vars(estimate), answered=part and vars(part), refused=refused,
+                     most_confused=confused.to_dict('records'), set_aside=set_aside(rows).to_dict('records'))
         typer.echo(dumps(found, indent=1, ensure_ascii=False, default=str))
     else:
         typer.echo(f'{len(preds)} photos ({split}): {estimate}')

@@ -275,7 +275,9 @@ def test_evaluate(run, photos, tmp_path):
 @pytest.mark.parametrize('split,n', [('auto', 48), ('test', 48), ('valid', 48), ('train', 144), ('all', 240)])
 def test_evaluate_splits(run, photos, capsys, split, n):
     assert main(['evaluate', str(run[0]/'bundle'), str(photos), '--split', split]) == 0
-    assert capsys.readouterr().out.startswith(f'{n} photos ({"test" if split == "auto" else split}): accuracy ')
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f'{n} photos ({"test" if split == "auto" else split}): accuracy ')
+    assert (f'has learned from 144 of these {n} photos' in captured.err) == (split in ('train', 'all'))
 
 
 def test_evaluate_plain_folder(run, photos, capsys):

@@ -1,7 +1,9 @@
 "Pictures for evaluation, read by threads: those of the loaders, to the bit"
 import shutil
 
+import numpy as np
 import pytest, torch
+from fastai.callback.core import Callback
 from fastai.vision.augment import Resize
 from fasttransform import Transform
 
@@ -9,7 +11,10 @@ from imgcls.core import DataError, map_ahead
 from imgcls.data.loaders import image_loaders, split_loader
 from imgcls.data.samples import sample
 from imgcls.data.tables import image_table
-from imgcls.train.trace import EvalBatches
+import imgcls.train.learner as learner_module
+from imgcls.compute import _abreast, choose_compute
+from imgcls.train.learner import image_learner, predict
+from imgcls.train.trace import EvalBatches, quick_scores
 
 
 @pytest.fixture(scope='module')
@@ -54,3 +59,45 @@ def test_results_ahead_keep_their_order_and_their_bound():
 def test_what_cannot_be_gone_through_is_an_error_and_no_wait():
     with pytest.raises(TypeError, match='not iterable'): list(map_ahead(str, 5, 2))
     with pytest.raises(ValueError, match='`n` must be at least 1, got 0'): list(map_ahead(str, [1, 2], 0))
+
+
+quick = pytest.mark.skipif(not _abreast(choose_compute(device='cpu')), reason='needs two cores and a CPU')
+
+
+@quick
+@pytest.mark.parametrize('n', [3, 40, 80])
+@pytest.mark.parametrize('several', [False, True])
+def test_quick_scores_are_those_of_fastai(table, monkeypatch, n, several):
+    "Scores, losses and features, for a few photos, side by side, and by the folded copy; every photo goes through the network once"
+    if several: table = table.assign(label=[(o, 'odd') if int(o) % 2 else (o,) for o in table['label']])
+    learn = image_learner(image_loaders(table, size=32, num_workers=0, check=None), 'efficientnet_lite0', pretrained=False)
+    for name, o in learn.model.named_buffers():
+        if 'running_var' in name: o.mul_(2.)
+    went, before = [], torch.get_num_threads()
+    learn.model[0].register_forward_hook(lambda module, args, out: went.append(len(args[0])))
+    learn.model.train()
+    with learn.no_bar():
+        got = predict(learn, table.head(n), features=True)
+        assert sum(went[:-1] if n > 64 else went) in (n, n + 1) and learn.model.training and torch.get_num_threads() == before  # a copy is tried once
+        monkeypatch.setattr(learner_module, 'quick_scores', lambda *args, **kwargs: None)
+        want = predict(learn, table.head(n), features=True)
+    for name in ('probs', 'losses', 'features', 'logits'): np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-3, rtol=1e-3)
+    assert list(got.items) == list(want.items) and np.array_equal(got.targets, want.targets)
+
+
+@quick
+def test_what_is_not_known_goes_the_usual_way(table):
+    class Own(Callback):
+        def after_pred(self): self.learn.pred = self.pred * 0
+    def learner(**options): return image_learner(image_loaders(table, size=32, num_workers=0, check=None, augment='none'), 'classic/lenet', **options)
+    learn, rows = learner(), table.head(12)
+    assert quick_scores(learn, rows) is not None
+    with learn.no_bar(), learn.added_cbs(Own()):
+        assert quick_scores(learn, rows) is None
+        assert predict(learn, rows).logits.any() == False  # noqa: E712
+    learn.dls.train.after_batch.add(Transform(lambda x: x))
+    assert quick_scores(learn, rows) is None
+    assert quick_scores(learner(compute='fp32'), rows) is not None
+    own = learner()
+    del own.model.config
+    assert quick_scores(own, rows) is None

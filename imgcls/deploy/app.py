@@ -160,7 +160,7 @@ class _Desk:
             raise HTTPException(status, f'{why}: a request has {self.limits.seconds:g} seconds.') from e
         finally: self.here -= 1
 
-# %% ../../nbs/api/59_deploy.app.ipynb #0cd04a2f
+# %% ../../nbs/api/59_deploy.app.ipynb #e6bf383f
 class _Guard:
     "Around the application: no foreign names and pages get in, and every answer has headers that keep a browser strict"
     def __init__(self, app, hosts):
@@ -240,8 +240,8 @@ def _routes(app, desk, page, pictures):
 
     @app.get('/health')
     async def health():
-        "Say that it is ready, and what it knows."
-        return dict(ready=True, classes=desk.classifier.vocab, waiting=desk.here)
+        "Say that it is ready, what it knows, and the SHA-256 of its weights."
+        return dict(ready=True, classes=desk.classifier.vocab, weights=desk.classifier.config.get('sha256'), waiting=desk.here)
 
 
 def create_app(
@@ -269,7 +269,9 @@ def create_app(
     def refuse(status, sentence, headers=None): return JSONResponse(dict(error=sentence), status, headers)
     names = {'Not Found': 'There is nothing at this address.', 'Method Not Allowed': 'This address is not asked in this way.'}
     async def http(request, e): return refuse(e.status_code, names.get(e.detail, e.detail), e.headers)
-    async def invalid(request, e): return refuse(422, '; '.join(f'`{o["loc"][-1]}`: {o["msg"]}' for o in e.errors()) + '.')
+    kinds = dict(k='a whole number from 1 to 1000', explain='true or false')
+    def named(o): return f'`{o["loc"][-1]}` must be {kinds.get(o["loc"][-1], "given in another way")}, got {o.get("input")!r}.'
+    async def invalid(request, e): return refuse(422, ' '.join(map(named, e.errors())))
     async def gone(request, e): return refuse(400, 'The connection was cut before the photos had arrived.')
     async def fault(request, e): return refuse(500, 'Something is wrong with the server; its log says what.')
     for kind, f in ((Exception, fault), (HTTPException, http), (fastapi.exceptions.RequestValidationError, invalid), (ClientDisconnect, gone)): app.add_exception_handler(kind, f)
@@ -278,7 +280,7 @@ def create_app(
     _routes(app, desk, page, pictures)
     return app
 
-# %% ../../nbs/api/59_deploy.app.ipynb #bf611fa7
+# %% ../../nbs/api/59_deploy.app.ipynb #22f181b8
 @contextmanager
 def _quiet_signals():
     "uvicorn raises the signal again that stopped it; here it has done its work by then"
@@ -319,6 +321,7 @@ def serve(
     sock, address = _listen(host, port)
     _log.info('The page is at %s (Ctrl-C ends it)', address)
     with sock, _quiet_signals(): _server(app, limits.seconds).run(sockets=[sock])
+    _log.info('The page is closed: what had been asked is answered')
 
 
 @contextmanager

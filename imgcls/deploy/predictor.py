@@ -109,7 +109,7 @@ def _tensor_pixels(x):
         x = (x.float() * 255).round().to(torch.uint8)
     return (x.permute(1, 2, 0) if colours == [0] else x).numpy()
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #fc585747
+# %% ../../nbs/api/51_deploy.predictor.ipynb #f0d99fab
 def _batches(items, sizes):
     "Lists of the sizes in turn, the last may be shorter; an error of the iterator is raised after what came before"
     items, error = iter(items), None
@@ -143,10 +143,10 @@ class _Predictor:
         def judge(batch):
             found = iter(self._judge(looks) if (looks := [o for _, o in batch if not isinstance(o, ImageError)]) else ())
             return [(name, None, o.summary) if isinstance(o, ImageError) else _finite(name, next(found)) for name, o in batch]
-        abreast = self._abreast(threads) if not isinstance(pairs, list) or len(pairs) > 1 else 0  # for one photo all cores work together
-        if abreast:
-            few = max(1, min(piece, 8 // len(views or '1'), math.ceil(len(pairs) / abreast) if isinstance(pairs, list) else 8))
-            found = map_ahead(lambda part: judge([look(o) for o in part]), _batches(pairs, [few]), 2*abreast, threads=abreast, begin=_stay_alone)
+        few = max(1, min(piece, 8 // len(views or '1')))  # the same for any number of threads and photos, so that they change no digit
+        if not (isinstance(pairs, list) and len(pairs) <= few) and (abreast := self._abreast(threads)):
+            parts = _batches(pairs, [min(few, bs - i) for i in range(0, bs, few)])
+            found = map_ahead(lambda part: judge([look(o) for o in part]), parts, 2*abreast, threads=abreast, begin=_stay_alone)
         else: found = map(judge, _batches(map_ahead(look, pairs, max(2*piece, threads), threads=threads), [min(piece, bs - i) for i in range(0, bs, piece)]))
         return chain.from_iterable(found)
 

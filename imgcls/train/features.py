@@ -124,7 +124,7 @@ def _plan(table, splits, augment_views, plain_view):
     parts = [(rows if plain_view else rows[~train], 0), *((rows[train], i) for i in range(1, augment_views + first))]
     return pd.concat([o for o, _ in parts]), np.concatenate([np.full(len(o), i) for o, i in parts])
 
-# %% ../../nbs/api/34_train.features.ipynb #d89c46f2
+# %% ../../nbs/api/34_train.features.ipynb #127ea5b0
 def _find_loaders(source, settings):
     if not isinstance(source, DataLoaders): return image_loaders(source, **settings)
     if not hasattr(source, 'table'): raise TypeError('these loaders have no table: make them with `image_loaders`')
@@ -145,7 +145,7 @@ def _describe(pictures, net, dls, settings):
                 photos=_hash(rows[columns].itertuples(index=False, name=None)), pictures=''.join(how.values()), versions=versions)
 
 
-def _fill(writer, make, pictures, run, abreast):
+def _fill(writer, make, pictures, run, *, abreast):
     "Add batch after batch: first those of the photos as they are, then those of the other views; `make` gives the batches of some rows"
     started, first, n, plain = time.perf_counter(), writer.done, len(writer.about.views), int((writer.about.views == 0).sum())
     loaders = [make(slice(max(a, first), b)) for a, b in ((0, plain), (plain, n)) if b > max(a, first)]
@@ -155,6 +155,11 @@ def _fill(writer, make, pictures, run, abreast):
     found = (v for dl in loaders for v in (dl.mapped(lambda x: run(x)[0]) if abreast and isinstance(dl, EvalBatches) else map(vectors, dl)))
     for v in progress(found, total=sum(map(len, loaders)), label='features'): writer.add(v.cpu().numpy())
     _log.info('features: %d rows, %.1f a second', writer.done - first, (writer.done - first) / max(time.perf_counter() - started, 1e-9))
+
+
+def _targets(rows, dls):
+    labels = rows['label'].tolist()
+    return (to_one_hot if is_multi_label(labels) else to_indices)(labels, list(dls.vocab))
 
 
 @delegates(image_loaders, but=['source', 'bs', 'num_workers', 'seed'])
@@ -180,20 +185,20 @@ def extract_features(
     dls = _find_loaders(source, dict(bs=bs, num_workers=num_workers, seed=seed) | kwargs)
     net, arch, chosen = _find_body(body, dls, compute)
     rows, views = _plan(dls.table, splits, augment_views, plain_view)
-    vocab, labels = list(dls.vocab), rows['label'].tolist()
     with keep_random(dls), _running(net, chosen, pool, dls.size) as run:
         example, is_map = run(torch.zeros(1, 3, dls.size, dls.size, device=chosen.device))
-        how = f'{torch.device(chosen.device).type}, {str(chosen.dtype).removeprefix("torch.")}, channels {"last" if chosen.channels_last else "first"}{", folded" if chosen.fold else ""}'
-        settings = dict(arch=arch, pool=pool if is_map else None, augment_views=augment_views, plain_view=plain_view, bs=bs, dtype=dtype, compute=how)
+        how = [torch.device(chosen.device).type, str(chosen.dtype).removeprefix('torch.'), f'channels {"last" if chosen.channels_last else "first"}'] + ['folded']*chosen.fold
+        settings = dict(arch=arch, pool=pool if is_map else None, augment_views=augment_views, plain_view=plain_view, bs=bs, dtype=dtype, compute=', '.join(how))
         provenance = _describe(_Views(dls, rows, views, seed), net, dls, settings)
-        empty = Features(np.empty((len(rows), 0)), (to_one_hot if is_multi_label(labels) else to_indices)(labels, vocab), vocab, items=rows['path'], splits=rows['split'],
-                         views=views, root=table_root(dls.table), provenance=provenance)
+        empty = Features(np.empty((len(rows), 0)), _targets(rows, dls), list(dls.vocab), items=rows['path'], splits=rows['split'], views=views,
+                         root=table_root(dls.table), provenance=provenance)
         writer = FeatureWriter(empty, example.shape[1], path=path, dtype=dtype)
         workers = dls.train.fake_l.num_workers if num_workers is None else num_workers
         def make(o):
             if not views[o].any() and EvalBatches.serves(dls): return EvalBatches(dls, rows[o], bs=bs, threads=workers or None, device=chosen.device)
             return ImageDL(_Views(dls, rows[o], views[o], seed), bs=bs, num_workers=workers, device=chosen.device)
-        if writer.done < len(rows): _fill(writer, make, _Views(dls, rows, views, seed), run, _is_known(body) and EvalBatches.are_bytes(dls) and _abreast(chosen, workers))
+        abreast = _is_known(body) and EvalBatches.are_bytes(dls) and _abreast(chosen, workers)
+        if writer.done < len(rows): _fill(writer, make, _Views(dls, rows, views, seed), run, abreast=abreast)
     return writer.finish()
 
 # %% ../../nbs/api/34_train.features.ipynb #34d99f6d

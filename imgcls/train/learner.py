@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageLearner', 'image_learner', 'fine_tune', 'to_predictions', 'predict']
 
-# %% ../../nbs/api/35_train.learner.ipynb #ee58c4ad
+# %% ../../nbs/api/35_train.learner.ipynb #15787159
 import copy, logging, shutil, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,6 +30,7 @@ from torch import nn
 
 from ..compute import Compute, apply_compute, choose_compute, run_as
 from ..core import check_option
+from ..data.labels import to_indices, to_one_hot
 from ..models.pretrained import InputNorm, image_model, layer_groups
 from ..predictions import Predictions
 from .callbacks import BnEval, History
@@ -38,7 +39,7 @@ from .memory import fit_batch_size, memory_guard, with_batch_size
 from .optimizers import optimizer
 from .state import Checkpoint, read_about, training_identity
 from .run import reads_test
-from .trace import evaluation_loader, no_trace
+from .trace import evaluation_loader, no_trace, quick_scores
 
 _log = logging.getLogger('imgcls')
 
@@ -300,7 +301,7 @@ def fine_tune(
         if keeper and views: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #c06bc95a
+# %% ../../nbs/api/35_train.learner.ipynb #62dcb592
 def to_predictions(
     learn:Learner, # Whose loss says what the scores mean
     found:tuple, # Scores, targets and losses, as `learn.get_preds(with_loss=True, act=noop)` gives them; None for targets and losses without labels
@@ -329,6 +330,16 @@ def _vectors(learn, wanted):
         if hook: hook.remove()
 
 
+def _quickly(learn, split, dl, labelled, *, features):
+    "What `get_preds` would give, and vectors; None where only fastai can do it"
+    found = None if isinstance(split, DataLoader) or not hasattr(learn.dls, 'table') else quick_scores(learn, rows := dl.dataset.items, bs=dl.bs, features=features)
+    if found is None or not labelled: return found and ((found[0],), found[1])
+    several, vocab, labels = _has_several_labels(learn.dls), list(learn.dls.vocab), rows['label'].tolist()
+    targets = torch.tensor(to_one_hot(labels, vocab), dtype=torch.float32) if several else torch.tensor(to_indices(labels, vocab))
+    with learn.loss_not_reduced(): losses = learn.loss_func(found[0], targets)
+    return (found[0], targets, losses if losses.numel() == len(targets) else losses.view(len(targets), -1).mean(1)), found[1]
+
+
 def predict(
     learn:Learner, # Trained
     split:str|pd.DataFrame|DataLoader='valid', # 'train', 'valid', 'test', a table like `learn.dls.table`, or any loader of fastai
@@ -337,9 +348,12 @@ def predict(
     features:bool=False, # Keep what the head was given?
 )->Predictions: # One row an image, in the order of the table
     "Predict a split in one pass: in order, complete, not augmented; random states stay as they are."
-    with evaluation_loader(learn, split, bs=bs) as (dl, labelled, about), _vectors(learn, features) as vectors:
-        found = learn.get_preds(dl=dl, with_loss=labelled, act=noop)
+    with evaluation_loader(learn, split, bs=bs) as (dl, labelled, about):
+        if quick := _quickly(learn, split, dl, labelled, features=features): found, vectors = quick
+        else:
+            with _vectors(learn, features) as parts: found = learn.get_preds(dl=dl, with_loss=labelled, act=noop)
+            vectors = np.concatenate(parts) if features else None
         if not isinstance(found[0], torch.Tensor): raise TypeError('this network gives more than the scores of classes: for boxes take `predict_boxes`')
-    preds = to_predictions(learn, found if labelled else (found[0], None, None), features=np.concatenate(vectors) if features else None, **about)
+    preds = to_predictions(learn, found if labelled else (found[0], None, None), features=vectors, **about)
     if reads_test(learn, dl): learn.noted_in.log_reading(preds)
     return preds
