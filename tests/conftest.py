@@ -1,6 +1,8 @@
 """Options of the test run, and what it needs of the environment before anything is imported."""
 import atexit, os, shutil, tempfile
 
+import pytest
+
 from imgcls.core import available_cores  # imports nothing that would start threads
 
 if workers := int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 0)):  # the cores are shared out, and a bit-for-bit comparison has as many threads everywhere
@@ -14,3 +16,13 @@ if 'IMGCLS_CACHE' not in os.environ:  # what tests leave in the cache doesn't pi
 
 def pytest_addoption(parser):
     parser.addoption('--nb-flags', default='', help='flags of notebook cells to run too, such as "slow"')
+
+
+@pytest.fixture
+def two_threads():
+    "Calculate with two threads, as on a user's machine, although the cores are shared out among the processes of the test run"
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -782,3 +782,30 @@ def test_a_network_that_runs_in_two_threads_keeps_its_numbers(made):
         assert go_on.wait(10)
     thread.join()
     assert seen == [torch.float32, False]
+
+
+@pytest.mark.parametrize('views', [None, 'flip'])
+def test_side_by_side_says_the_same(bundle, photos, monkeypatch, two_threads, views):
+    "Each thread with a few photos of its own, or all on one batch; with files that can't be read in between, from a list or an iterator"
+    files = [str(o) for o in sorted(photos.rglob('*.*'))]*3
+    files[5:5], files[20:20] = ['nowhere.jpg'], [str(bundle/'classifier.json')]
+    classifier, seen = load_bundle(bundle, device='cpu'), []
+    classifier.model.register_forward_pre_hook(lambda module, args: seen.append((threading.get_ident(), torch.get_num_threads())))
+    got = [classifier.predict(files, k=2, views=views, bs=10), classifier.predict(iter(files), k=2, views=views)]
+    assert {n for _, n in seen} == {1} and threading.get_ident() not in dict(seen) and torch.get_num_threads() == 2
+    monkeypatch.setattr(Classifier, '_abreast', lambda self, threads: 0)
+    want = classifier.predict(files, k=2, views=views)
+    for o in got:
+        pd.testing.assert_frame_equal(o, want, rtol=1e-4, atol=1e-5)
+        assert list(o['error']) == list(want['error']) and sum(o['error'] != '') == 5  # one of the photos is damaged
+    seen.clear()
+    assert classifier.predict(files[0])['label'][0] == want['label'][0] and set(seen) == {(threading.get_ident(), 2)}
+
+
+def test_no_digit_depends_on_the_threads(bundle, photos, two_threads):
+    files, classifier = [str(o) for o in sorted(photos.rglob('*.*'))]*2, load_bundle(bundle, device='cpu')
+    torch.set_num_threads(4)
+    found = [classifier.predict(files, threads=n)['probability'].fillna(-1).tolist() for n in (2, 3, 4)]
+    assert found[0] == found[1] == found[2]
+    again = pd.concat([classifier.predict(iter(files[:16])), classifier.predict(iter(files[16:]))])  # a job that was cut at the edge of a batch
+    assert again['probability'].fillna(-1).tolist() == classifier.predict(iter(files), bs=16)['probability'].fillna(-1).tolist()
