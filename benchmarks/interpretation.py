@@ -36,7 +36,7 @@ def make(rows, args, n=None):
     from imgcls.data.loaders import image_loaders
     from imgcls.train.learner import image_learner
     if n is not None: rows = rows[rows['path'].isin(training(rows, n)['path']) | (rows['split'] == 'valid')]
-    return image_learner(image_loaders(rows, size=224, augment='none', num_workers=args.workers, check=None), compute='fp32')
+    return image_learner(image_loaders(rows, size=224, augment='none', num_workers=args.workers, check=None))
 
 
 def train(args):
