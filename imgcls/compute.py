@@ -64,7 +64,7 @@ def bf16_reason(
     if _cpu_feature('amx_tile'): return True, 'the CPU has AMX: fast bfloat16'
     return False, f'the CPU has {"AVX512-BF16 but no AMX" if _cpu_feature("avx512_bf16") else "no AMX"}: bfloat16 would be slower than float32'
 
-# %% ../nbs/api/03_compute.ipynb #3d73c10d
+# %% ../nbs/api/03_compute.ipynb #e64aa4c5
 def _can_tune_allocator():
     if os.environ.get('IMGCLS_ALLOCATOR') == '0': return False, 'IMGCLS_ALLOCATOR=0: the allocator stays as it is'
     if platform.system() != 'Linux' or platform.libc_ver()[0] != 'glibc': return False, 'no glibc: the allocator stays as it is'
@@ -79,7 +79,6 @@ def tune_allocator()->bool: # Is the allocator set, now or by an earlier call?
     "Tell glibc to keep freed memory in the process; does nothing elsewhere, or with `IMGCLS_ALLOCATOR=0`."
     if not _can_tune_allocator()[0]: return False
     if _tuned: return True
-    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')  # torch: ask for huge pages
     libc = ctypes.CDLL('libc.so.6')
     ok = all(libc.mallopt(option, value) == 1 for option, value in _MALLOPT.values())
     if ok: _tuned.append(True)
