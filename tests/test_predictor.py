@@ -25,6 +25,7 @@ from imgcls.train.ensembles import average_predictions, predict_views
 from imgcls.train.learner import image_learner, predict
 
 root = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures('two_threads')  # which share the photos, as on a user's machine
 rng = np.random.default_rng(0)
 
 
@@ -482,23 +483,26 @@ class Photo(np.ndarray):
     "An array of which one can have a weak reference"
 
 
-def test_memory_is_bounded(made):
-    "Of 5,000 arrays a few batches are alive at any moment, and photos are decoded while the network works"
+@pytest.mark.parametrize('abreast', [0, 2])
+def test_memory_is_bounded(made, abreast):
+    "Of 5,000 arrays a few batches are alive at any moment, and photos are decoded while the network works: by other threads, or each thread does both"
     alive, most, third, bs = weakref.WeakValueDictionary(), [0], threading.Event(), 16
     passes, later = [], threading.Event()
 
     class Tiny(torch.nn.Module):
         def forward(self, x):
             passes.append(len(x))
-            if len(passes) == 3:
+            if len(passes) == 3 and not abreast:
                 third.set()
                 assert later.wait(30), 'a photo of a later batch is decoded during the third pass'
             return x.mean((2, 3))
 
     class Watched(Classifier):
+        def _abreast(self, threads): return abreast
+
         def _decode(self, pair):
             number = int(pair[1][0, 0, 0])*256 + int(pair[1][0, 0, 1])
-            if number >= 3*bs: assert third.wait(30)
+            if number >= 3*bs and not abreast: assert third.wait(30)
             res = super()._decode(pair)
             if number >= 3*bs: later.set()
             return res
@@ -515,7 +519,7 @@ def test_memory_is_bounded(made):
 
     classifier, n = Watched(Tiny(), made[2] | dict(size=8, presize=8), compute='fp32'), 0
     for frame in classifier.predict_batches(stream(), bs=bs, threads=2): n += len(frame)
-    assert n == 5000 == sum(passes) and max(passes) == bs and most[0] <= 3*bs + 4
+    assert n == 5000 == sum(passes) and max(passes) == (8 if abreast else bs) and most[0] <= (8*8 if abreast else 3*bs + 4)
 
 
 def test_each_table_as_soon_as_it_is_there(classifier, photos):

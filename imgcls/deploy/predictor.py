@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger('imgcls')
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #75c67ce0
+# %% ../../nbs/api/51_deploy.predictor.ipynb #ae13960d
 def _folder_files(folder):
     "Paths of the files in `folder` that should be images"
     from imgcls.data.files import list_image_files
@@ -56,8 +56,7 @@ def _one_source(source):
     if isinstance(source, (str, os.PathLike)): return [(o, o) for o in _paths(os.fspath(source))]
     if isinstance(source, (bytes, bytearray, memoryview)): return [('<bytes>', source)]
     if isinstance(source, Image.Image): return [(getattr(source, 'filename', '') or '<image>', source)]
-    if isinstance(source, np.ndarray): return [('<array>', source)]
-    if isinstance(source, torch.Tensor): return [('<tensor>', source)]
+    if isinstance(source, (np.ndarray, torch.Tensor)): return [('<array>' if isinstance(source, np.ndarray) else '<tensor>', source)]
     if hasattr(source, 'read'): return [(str(getattr(source, 'name', '<file>')), source)]
     if hasattr(source, 'columns'): raise TypeError('`predict` takes paths and images; for a table use `predictions(table)`')
 
@@ -86,8 +85,7 @@ def _named_images(source):
         parts = [_named_images(o) for o in source]
         return _unshared([o for part in parts for o in part]) if all(isinstance(o, list) for o in parts) else chain.from_iterable(parts)
     try: items = iter(source)
-    except TypeError as e:
-        raise TypeError("`source` must be a path, a folder, bytes, a Pillow image, an array, a tensor, an open file, a pattern such as 'photos/*.jpg', "
+    except TypeError as e: raise TypeError("`source` must be a path, a folder, bytes, a Pillow image, an array, a tensor, an open file, a pattern such as 'photos/*.jpg', "
                         f'or a list or iterator of these, got {type(source).__name__}') from e
     return ((name, _kept(image)) for o in items for name, image in _named_images(o))
 
@@ -109,7 +107,7 @@ def _tensor_pixels(x):
         x = (x.float() * 255).round().to(torch.uint8)
     return (x.permute(1, 2, 0) if colours == [0] else x).numpy()
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #f0d99fab
+# %% ../../nbs/api/51_deploy.predictor.ipynb #7ad0d2f3
 def _batches(items, sizes):
     "Lists of the sizes in turn, the last may be shorter; an error of the iterator is raised after what came before"
     items, error = iter(items), None
@@ -139,16 +137,20 @@ class _Predictor:
     def _answers(self, pairs, bs, threads, views):
         "Yield name, (probabilities, logits, features) or None, and '' or the error, for each pair of a name and an image"
         piece, threads = max(1, bs // len(views or '1')), threads or available_cores()
-        def look(pair): return self._looks((pair[0], _tensor_pixels(pair[1])) if isinstance(pair[1], torch.Tensor) else pair, views)
+        def look(pair):
+            try: return self._looks((pair[0], _tensor_pixels(pair[1])) if isinstance(pair[1], torch.Tensor) else pair, views)
+            except Exception as e: return pair[0], e  # noqa: BLE001, raised after the answers to what came before
         def judge(batch):
-            found = iter(self._judge(looks) if (looks := [o for _, o in batch if not isinstance(o, ImageError)]) else ())
-            return [(name, None, o.summary) if isinstance(o, ImageError) else _finite(name, next(found)) for name, o in batch]
+            found = iter(self._judge(looks) if (looks := [o for _, o in batch if not isinstance(o, Exception)]) else ())
+            return [(name, None, o.summary) if isinstance(o, ImageError) else o if isinstance(o, Exception) else _finite(name, next(found)) for name, o in batch]
         few = max(1, min(piece, 8 // len(views or '1')))  # the same for any number of threads and photos, so that they change no digit
         if not (isinstance(pairs, list) and len(pairs) <= few) and (abreast := self._abreast(threads)):
             parts = _batches(pairs, [min(few, bs - i) for i in range(0, bs, few)])
             found = map_ahead(lambda part: judge([look(o) for o in part]), parts, 2*abreast, threads=abreast, begin=_stay_alone)
         else: found = map(judge, _batches(map_ahead(look, pairs, max(2*piece, threads), threads=threads), [min(piece, bs - i) for i in range(0, bs, piece)]))
-        return chain.from_iterable(found)
+        for o in chain.from_iterable(found):
+            if isinstance(o, Exception): raise o
+            yield o
 
     def _ask(self, pairs, bs, threads, views, *, bar=True):
         "`_answers` after a check of what was asked, with a progress bar if wanted"
@@ -262,7 +264,7 @@ def _listed(source):
     pairs = [(o, o if root is None else os.path.join(root, o)) for o in table['path']]
     return pairs, table['label'].tolist() if 'label' in table else None, root, splits.pop() if len(splits) == 1 else None
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #a2073d6b
+# %% ../../nbs/api/51_deploy.predictor.ipynb #139819f2
 class Classifier(_Predictor):
     "A classifier that is ready to be asked: `predict` and `predict_batches` answer people, `predictions` programs."
     def __init__(self,
@@ -297,12 +299,10 @@ class Classifier(_Predictor):
         try: return pair[0], eval_image(pair[1], self.size, self.config['presize'], method=self.config['method'])
         except ImageError as e: return pair[0], e
 
-    def _whole(self, image):
-        "What views look at: the presized photo"
+    def _whole(self, image):  # what views look at: the presized photo
         return fit_short_side(open_image(image, short_side=self.config['presize']), self.config['presize'], method=self.config['method'])
 
-    def _cut(self, picture):
-        "The square that the network sees of what a view has made"
+    def _cut(self, picture):  # the square that the network sees of what a view has made
         return eval_image(picture, self.size, max(self.size, min(picture.size)))
 
     def _looks(self, pair, views):
@@ -332,8 +332,7 @@ class Classifier(_Predictor):
         logits = scores.float()/t
         return zip((logits.sigmoid() if self.multi_label or self.one_vs_all else logits.softmax(1)).cpu().numpy(), logits.cpu().numpy(), vectors)
 
-    def _strangeness(self, logits, vector):
-        "How foreign an image is: by its distance, or by its energy"
+    def _strangeness(self, logits, vector):  # how foreign an image is: by its distance, or by its energy
         return -np.logaddexp.reduce(logits.astype(float)) if self.distance is None else self.distance.score(vector[None])[0]
 
     def _reason(self, probs, logits, vector=None):
