@@ -20,6 +20,7 @@ from imgcls.models.pretrained import image_model
 pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 onnxruntime = pytest.importorskip('onnxruntime')
+pytestmark = pytest.mark.usefixtures('two_threads')  # which share the photos, as on a user's machine
 vocab = ['ant', 'Käfer $x$', '蝶']
 photos = [o[y:y + 150, x:x + 130] for o in load_sample_images().images for y in (0, 200) for x in (0, 250, 500)]
 

@@ -129,7 +129,7 @@ def _run_pt2(data):
 
 _FORMATS = {'onnx': (_to_onnx, _run_onnx), 'pt2': (_to_pt2, _run_pt2)}
 
-# %% ../../nbs/api/52_deploy.export.ipynb #a5c58592
+# %% ../../nbs/api/52_deploy.export.ipynb #9a034356
 def _default_photos():
     from sklearn.datasets import load_sample_images
     return [o[y:y + 213, x:x + 213] for o in load_sample_images().images for y in (0, 213) for x in (0, 213, 426)]
@@ -163,6 +163,7 @@ def _plain(bundle, module):
         bundle = load_bundle(bundle, compute=Compute(), module=module)
     _no_estimator(bundle.config)
     res = copy.copy(bundle)
+    res._abreast = lambda threads: 0  # one batch after another: what is compared must come in the same order on both sides
     res.model, res.compute = copy.deepcopy(bundle.model).to('cpu', torch.float32, memory_format=torch.contiguous_format).eval().requires_grad_(False), Compute()
     return res
 
