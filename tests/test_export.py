@@ -20,7 +20,6 @@ from imgcls.models.pretrained import image_model
 pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
 onnxruntime = pytest.importorskip('onnxruntime')
-pytestmark = pytest.mark.usefixtures('two_threads')  # which share the photos, as on a user's machine
 vocab = ['ant', 'Käfer $x$', '蝶']
 photos = [o[y:y + 150, x:x + 130] for o in load_sample_images().images for y in (0, 200) for x in (0, 250, 500)]
 
@@ -158,6 +157,12 @@ def test_photos(asked, tmp_path, caplog):
     for check, text in (([], 'there are no images'), (b'none', 'none of the 1 images can be used')):
         with pytest.raises(DataError, match=text): export_bundle(asked, tmp_path/'b.pt2', to='pt2', check=check)
     assert names(tmp_path) == ['a.pt2']
+
+
+def test_compared_in_the_order_of_the_photos(asked, tmp_path, two_threads):
+    "Also where threads would share them"
+    report = export_bundle(asked, tmp_path/'a.pt2', to='pt2', check=[*photos, *photos]*8)
+    assert report.same == report.photos == 16*len(photos) and report.difference < 1e-5
 
 
 class Odd(nn.Module):
