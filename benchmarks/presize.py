@@ -23,6 +23,7 @@ from imgcls.core import available_cores
 from imgcls.data.loaders import OpenImage
 from imgcls.data.presize import Presize
 
+
 def processor():
     "The name of the processor, as far as the system tells it"
     info = Path('/proc/cpuinfo')

@@ -47,27 +47,15 @@ def network(rows):
     return image_model('efficientnet_lite0', rows['label'].nunique())
 
 
-class KeepNormsFixed:
-    "As a callback of fastai: the body's batch normalization stays in evaluation mode"
-    @staticmethod
-    def make():
-        from fastai.callback.core import Callback
-        class Fixed(Callback):
-            run_after, run_valid = 'TrainEvalCallback', False
-            def before_batch(self):
-                for m in self.model[0].modules():
-                    if isinstance(m, torch.nn.BatchNorm2d): m.eval()
-        return Fixed()
-
-
 def stock_learner(rows, size, bn_eval):
     from fastai.vision.all import CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize, accuracy, aug_transforms, params, set_seed
+    from imgcls.train.callbacks import BnEval
     set_seed(42)
     dls = ImageDataLoaders.from_df(rows.assign(is_valid=rows['split'] == 'valid'), rows.attrs['root'], fn_col='path', label_col='label', valid_col='is_valid',
                                    item_tfms=Resize(round(size*4/3)), batch_tfms=aug_transforms(size=size), bs=64)
     for dl in dls.loaders: dl.after_batch.fs = [o for o in dl.after_batch.fs if not isinstance(o, Normalize)]  # it is in the network
     def splitter(model): return [params(model[0]), params(model[1])]
-    return Learner(dls, network(rows), loss_func=CrossEntropyLossFlat(), splitter=splitter, metrics=accuracy, cbs=[KeepNormsFixed.make()] if bn_eval else None)
+    return Learner(dls, network(rows), loss_func=CrossEntropyLossFlat(), splitter=splitter, metrics=accuracy, cbs=BnEval() if bn_eval else None)
 
 
 def our_learner(rows, size):
@@ -127,7 +115,6 @@ def measure(what, side, n):
         elif what == 'unfrozen':
             learn.unfreeze()
             learn.fit_one_cycle(1, slice(1e-5, 1e-3))
-        elif side == 'ours': learn.lr_find(num_it=100, show_plot=False)
         else: learn.lr_find(num_it=100, show_plot=False)
         seconds = time.perf_counter() - began
         if what == 'fine_tune': probs = learn.get_preds(dl=learn.dls.valid)[0].tolist()

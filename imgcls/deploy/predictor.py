@@ -107,7 +107,7 @@ def _tensor_pixels(x):
         x = (x.float() * 255).round().to(torch.uint8)
     return (x.permute(1, 2, 0) if colours == [0] else x).numpy()
 
-# %% ../../nbs/api/51_deploy.predictor.ipynb #7ad0d2f3
+# %% ../../nbs/api/51_deploy.predictor.ipynb #60cac713
 def _batches(items, sizes):
     "Lists of the sizes in turn, the last may be shorter; an error of the iterator is raised after what came before"
     items, error = iter(items), None
@@ -191,8 +191,8 @@ class _Predictor:
         source, # What `predict` takes
         *,
         k:int=1, # How many labels to give, the most probable first
-        bs:int=32, # Images in one forward pass, and rows of a table
-        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        bs:int=32, # Images in one forward pass, at most, and rows of a table
+        threads:int|None=None, # Threads that decode, and on a CPU do all the work; None takes as many as there are cores
         views:str|list|None=None, # Several looks at each photo, whose probabilities are averaged, as in `predict`
         refuse:bool=True, # Say 'unknown' where the bundle has thresholds for it?
     )->'Iterator[pd.DataFrame]': # Tables of at most `bs` rows, as from `predict`
@@ -204,8 +204,8 @@ class _Predictor:
         source, # Path, folder, pattern, bytes, open file, Pillow image, uint8 array (height, width, 3) or (height, width), tensor, or a list or iterator of these
         *,
         k:int=1, # How many labels to give, the most probable first
-        bs:int=32, # Images in one forward pass
-        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        bs:int=32, # Images in one forward pass, at most
+        threads:int|None=None, # Threads that decode, and on a CPU do all the work; None takes as many as there are cores
         views:str|list|None=None, # Looks at each photo, to be averaged: 'plain', 'flip', 'five_crop', 'ten_crop', or a list of functions from a picture to a picture
         refuse:bool=True, # Say 'unknown' where the bundle has thresholds for it?
     )->'pd.DataFrame': # Columns `file`, `label`, `probability` (`label_2`, `probability_2`, … for k > 1), `reason` if the classifier can refuse, `error` ('' if all is well)
@@ -216,8 +216,8 @@ class _Predictor:
     def predictions(self,
         source, # Table from `image_table`, or what `predict` takes
         *,
-        bs:int=32, # Images in one forward pass
-        threads:int|None=None, # Threads that decode; None takes as many as there are cores
+        bs:int=32, # Images in one forward pass, at most
+        threads:int|None=None, # Threads that decode, and on a CPU do all the work; None takes as many as there are cores
         views:str|list|None=None, # Several looks at each photo, whose probabilities are averaged, as in `predict`
     )->'Predictions': # All probabilities, refused or not, and the logits of one network at one look; with targets if all labels of the table are in the vocabulary
         "Classify a table of images, or anything that `predict` takes, for plots and metrics; what can't be read is left out, with a warning."

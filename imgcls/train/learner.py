@@ -301,7 +301,7 @@ def fine_tune(
         if keeper and views: shutil.rmtree(keeper.path.with_name(keeper.features), ignore_errors=True)
     return learn
 
-# %% ../../nbs/api/35_train.learner.ipynb #62dcb592
+# %% ../../nbs/api/35_train.learner.ipynb #ae810d7a
 def to_predictions(
     learn:Learner, # Whose loss says what the scores mean
     found:tuple, # Scores, targets and losses, as `learn.get_preds(with_loss=True, act=noop)` gives them; None for targets and losses without labels
@@ -336,7 +336,7 @@ def _quickly(learn, split, dl, labelled, *, features):
     if found is None or not labelled: return found and ((found[0],), found[1])
     several, vocab, labels = _has_several_labels(learn.dls), list(learn.dls.vocab), rows['label'].tolist()
     targets = torch.tensor(to_one_hot(labels, vocab), dtype=torch.float32) if several else torch.tensor(to_indices(labels, vocab))
-    with learn.loss_not_reduced(): losses = learn.loss_func(found[0], targets)
+    with learn.loss_not_reduced(), torch.no_grad(): losses = learn.loss_func(found[0], targets)
     return (found[0], targets, losses if losses.numel() == len(targets) else losses.view(len(targets), -1).mean(1)), found[1]
 
 

@@ -276,7 +276,7 @@ def _running(net, compute, pool, size):
         for module, mode in modes: module.training = mode
         for p, data in weights: p.data = data
 
-# %% ../../nbs/api/23_train.trace.ipynb #3be775b5
+# %% ../../nbs/api/23_train.trace.ipynb #9a23fa19
 _MAKERS = 'imgcls.', 'fastai.learner', 'fastai.callback.core', 'fastai.callback.progress', 'fastai.callback.schedule', 'fastai.callback.tracker'
 
 
@@ -301,6 +301,7 @@ def quick_scores(
     def look(x):
         scores = _forward_as(net, learn.compute, x)
         return torch.cat([scores, seen.vectors], 1) if features else scores
+    hook = None
     try:
         net = learn.model.eval()
         if len(rows) > 64: net = for_inference(net, learn.compute, torch.zeros(1, 3, batches.size, batches.size))  # which takes as long as a few dozen photos
@@ -310,6 +311,6 @@ def quick_scores(
         if not few and any(isinstance(cb, ProgressCallback) for cb in learn.cbs): found = progress(found, total=len(batches), label='predicting')
         found = torch.cat(list(found))
     finally:
-        if features: hook.remove()
+        if hook: hook.remove()
         for module, mode in modes: module.training = mode
     return (found[:, :-width], found[:, -width:].numpy()) if features else (found, None)
