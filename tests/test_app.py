@@ -128,6 +128,10 @@ def test_some_are_bad(address):
     assert got.status == 200 and [(o['file'], bool(o['label']), o['error']) for o in got.data['answers']] == [('a.jpg', True, ''), ('b.png', False, 'not an image')]
 
 
+def test_health_names_the_weights():
+    with running(create_app(colours(sha256='ab'*32), explain=False)) as address: assert ask(address, path='/health').data['weights'] == 'ab'*32
+
+
 def test_description(address):
     "OpenAPI names the upload, every field of an answer, and each status that is used"
     about = ask(address, path='/openapi.json').data

@@ -96,3 +96,11 @@ def test_what_is_not_known_goes_the_usual_way(table, two_threads):
     own = learner()
     del own.model.config
     assert quick_scores(own, rows) is None
+
+
+def test_a_failure_keeps_its_message(table, monkeypatch, two_threads):
+    learn = image_learner(image_loaders(table, size=32, num_workers=0, check=None), 'classic/lenet')
+    def broken(*args): raise RuntimeError('no memory for a copy')
+    monkeypatch.setattr('imgcls.train.trace.for_inference', broken)
+    with pytest.raises(RuntimeError, match='no memory for a copy'): quick_scores(learn, table, features=True)
+    assert len(table) > 64
